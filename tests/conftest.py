@@ -1,0 +1,92 @@
+"""What the tests share: a toy encoder whose vectors can be computed by eye, and databases in temporary folders."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test may touch the network
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+import vecmeta as vm
+from vecmeta.types import Content, Vectors
+
+WORDS = ("red", "green", "blue", "cat", "dog", "car")
+
+
+class WordCounter:
+    """Counts of six words, plus a constant seventh so that no text is the zero vector: 'red cat' -> norm(1 0 0 1 0 0 .1)."""
+
+    dim = len(WORDS) + 1
+    modality: Literal["text", "image", "vector"] = "text"
+
+    def __init__(self, name: str = "word-counter@1") -> None:
+        self.name = name
+        self.encoded = 0
+
+    def encode(self, contents: Sequence[Content]) -> Vectors:
+        self.encoded += len(contents)
+        rows = []
+        for position, text in enumerate(contents):
+            if not isinstance(text, str) or not text.strip():
+                raise vm.UndecodableContent("a text is needed", position)
+            rows.append([float(text.split().count(word)) for word in WORDS] + [0.1])
+        x = np.array(rows, dtype=np.float32).reshape(-1, self.dim)
+        return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Iterator[vm.Database]:
+    with vm.open(tmp_path / "db", device="cpu") as database:
+        yield database
+
+
+@pytest.fixture
+def toys(db: vm.Database) -> vm.Collection:
+    """Six texts about coloured things."""
+    collection = db.create("toys", encoder=WordCounter())
+    texts = {"a": "red cat", "b": "green cat", "c": "blue dog", "d": "red car", "e": "blue car", "f": "green dog green"}
+    collection.add([vm.Item(id, text, {"words": text.split(), "n": i}) for i, (id, text) in enumerate(texts.items())])
+    return collection
+
+
+class Clusters:
+    """Unit vectors of `concepts` x `members` points: a concept direction under a louder nuisance direction (a "style").
+
+    The base encoder's neighbours are of the same style; the labels are the concepts. Teaching has something to gain.
+    """
+
+    def __init__(self, concepts: int = 20, members: int = 20, dim: int = 48, seed: int = 0, styles: int = 6) -> None:
+        rng = np.random.default_rng(seed)
+        directions = rng.normal(size=(concepts, dim))
+        nuisance = rng.normal(size=(styles, dim))
+        self.label = np.repeat(np.arange(concepts), members)
+        style = rng.integers(styles, size=len(self.label))
+        x = directions[self.label] + 0.9 * nuisance[style] + 0.6 * rng.normal(size=(len(self.label), dim))
+        self.x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
+        self.ids = [f"i{n:05d}" for n in range(len(self.label))]
+        self.dim = dim
+
+    def judgements(self, concepts: Sequence[int], shots: int, seed: int = 0) -> list[vm.Judgement]:
+        rng = np.random.default_rng(seed)
+        rows = [(c, r) for c in concepts for r in rng.permutation(np.flatnonzero(self.label == c))[:shots]]
+        return [vm.Judgement(item=self.ids[row], concept=f"concept {c}") for c, row in rows]
+
+
+@pytest.fixture(scope="session")
+def clusters() -> Clusters:
+    return Clusters()
+
+
+@pytest.fixture
+def taught(db: vm.Database, clusters: Clusters) -> vm.Collection:
+    """400 own vectors with five judgements for each of six concepts; nothing adapted yet."""
+    collection = db.create("clusters", encoder="vectors", dim=clusters.dim)
+    collection.add_vectors(clusters.ids, clusters.x, [{"label": int(label)} for label in clusters.label])
+    collection.feedback(clusters.judgements(range(6), 5))
+    return collection

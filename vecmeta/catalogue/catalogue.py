@@ -1,0 +1,96 @@
+"""Collections by name, and the stores of what one collection holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import delete, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.judgements import JudgementLog
+from vecmeta.catalogue.migrations import migrate
+from vecmeta.catalogue.tables import collections
+from vecmeta.catalogue.versions import VersionStore
+from vecmeta.errors import AlreadyExists, CollectionNotFound
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionRow:
+    """What is fixed when a collection is made."""
+
+    id: int
+    name: str
+    spec: str
+    encoder: str
+    dim: int
+    created: datetime
+
+
+class Catalogue:
+    """One database.
+
+    Raises (from every method): the StorageError family, see `vecmeta.catalogue.engine`.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._engine = Engine(file)
+        try:
+            migrate(self._engine)
+        except BaseException:
+            self._engine.close()
+            raise
+
+    def close(self) -> None:
+        """Close the connections; idempotent."""
+        self._engine.close()
+
+    def create(self, name: str, spec: str, encoder: str, dim: int) -> CollectionRow:
+        """A new, empty collection. Raises AlreadyExists."""
+        values = {"name": name, "spec": spec, "encoder": encoder, "dim": dim, "created": datetime.now(UTC)}
+        with self._engine.writing() as connection:
+            try:
+                connection.execute(insert(collections).values(**values))
+            except IntegrityError:
+                raise AlreadyExists(f"there is a collection {name!r} already") from None
+        return self.collection(name)
+
+    def collection(self, name: str) -> CollectionRow:
+        """The collection of that name. Raises CollectionNotFound."""
+        c = collections.c
+        with self._engine.reading() as connection:
+            row = connection.execute(
+                select(c.id, c.name, c.spec, c.encoder, c.dim, c.created).where(c.name == name)
+            ).one_or_none()
+        if row is None:
+            names = self.names()
+            known = ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "none yet"
+            raise CollectionNotFound(f"there is no collection {name!r}; known: {known}")
+        return CollectionRow(*row)
+
+    def names(self) -> list[str]:
+        """The names of all collections, sorted."""
+        with self._engine.reading() as connection:
+            return list(connection.scalars(select(collections.c.name).order_by(collections.c.name)))
+
+    def drop(self, name: str) -> CollectionRow:
+        """Delete a collection and all that belongs to it. Raises CollectionNotFound."""
+        row = self.collection(name)
+        with self._engine.writing() as connection:
+            connection.execute(delete(collections).where(collections.c.id == row.id))
+        return row
+
+    def items(self, row: CollectionRow) -> ItemStore:
+        """The items of a collection."""
+        return ItemStore(self._engine, row.id, row.name, row.dim)
+
+    def judgements(self, row: CollectionRow) -> JudgementLog:
+        """The judgements of a collection."""
+        return JudgementLog(self._engine, row.id, row.dim)
+
+    def versions(self, row: CollectionRow) -> VersionStore:
+        """The head versions of a collection, and which of them is live."""
+        return VersionStore(self._engine, row.id, row.name)

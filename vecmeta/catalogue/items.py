@@ -1,0 +1,227 @@
+"""The items of one collection: rows with base vector, metadata, content, and the number of the write that touched them last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from sqlalchemy import Connection, delete, func, insert, literal, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.tables import collections, items, tombstones
+from vecmeta.catalogue.where_sql import compiled
+from vecmeta.errors import CollectionNotFound
+from vecmeta.types import Item, Keys, Vectors
+from vecmeta.where import Node
+
+T = TypeVar("T")
+_IN = 500  # values in one IN (…)
+_PAGE = 4096  # rows of a streamed read
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An item as it is written."""
+
+    id: str
+    vector: bytes  # (dim,) float32
+    metadata: str  # JSON object
+    digest: bytes | None
+    text: str | None
+    blob: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What an upsert wants to know of an item that is there."""
+
+    digest: bytes | None
+    vector: bytes
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """All that was written after a revision: remove first, then add page by page."""
+
+    revision: int  # the index is current up to here once the changes are applied
+    removed: Keys
+    changed: int  # how many rows the pages hold in all
+    pages: Iterator[tuple[Keys, Vectors]]
+
+
+class ItemStore:
+    """Items of one collection."""
+
+    def __init__(self, engine: Engine, collection: int, name: str, dim: int) -> None:
+        self._engine, self._id, self._name, self._dim = engine, collection, name, dim
+
+    # -- writing -------------------------------------------------------------------------------------------------------------
+
+    def write(self, rows: Iterable[Row]) -> int:
+        """Insert or replace by id, in one transaction, rows drawn as they are needed; returns how many."""
+        written = 0
+        with self._engine.writing() as connection:
+            revision = self._next_revision(connection)
+            statement = upsert(items)
+            replaced = {c: statement.excluded[c] for c in ("revision", "vector", "metadata", "digest", "text", "blob")}
+            statement = statement.on_conflict_do_update(index_elements=["collection", "id"], set_=replaced)
+            for chunk in _chunks(rows, 2000):
+                connection.execute(
+                    statement,
+                    [
+                        {
+                            "collection": self._id,
+                            "revision": revision,
+                            "id": row.id,
+                            "vector": row.vector,
+                            "metadata": row.metadata,
+                            "digest": row.digest,
+                            "text": row.text,
+                            "blob": row.blob,
+                        }
+                        for row in chunk
+                    ],
+                )
+                written += len(chunk)
+        return written
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete the items that are there, leaving tombstones for the indexes; returns how many."""
+        with self._engine.writing() as connection:
+            keys = [key for key, _ in self._by_id(connection, ids, items.c.key)]
+            if keys:
+                revision = self._next_revision(connection)
+                graves = [{"collection": self._id, "key": key, "revision": revision} for key in keys]
+                connection.execute(insert(tombstones), graves)
+                for chunk in _chunks(keys, _IN):
+                    connection.execute(delete(items).where(items.c.key.in_(chunk)))
+        return len(keys)
+
+    def _next_revision(self, connection: Connection) -> int:
+        c = collections.c
+        revision: int | None = connection.scalar(
+            update(collections).where(c.id == self._id).values(revision=c.revision + 1).returning(c.revision)
+        )
+        if revision is None:
+            raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
+        return revision
+
+    # -- reading -------------------------------------------------------------------------------------------------------------
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Digest, vector and metadata of the items that are there."""
+        with self._engine.reading() as connection:
+            rows = self._by_id(connection, ids, items.c.id, items.c.digest, items.c.vector, items.c.metadata)
+            return {row[0]: Known(*row[1:-1]) for row in rows}
+
+    def get(self, ids: Sequence[str]) -> dict[str, Item]:
+        """The items that are there, by id."""
+        with self._engine.reading() as connection:
+            rows = self._by_id(connection, ids, items.c.id, items.c.metadata, items.c.text, items.c.blob)
+            return {row[0]: _item(*row[:-1]) for row in rows}
+
+    def base_vectors(self, ids: Sequence[str]) -> dict[str, Vectors]:
+        """The (dim,) base vectors of the items that are there, by id."""
+        with self._engine.reading() as connection:
+            rows = self._by_id(connection, ids, items.c.id, items.c.vector)
+            return {row[0]: np.frombuffer(row[1], dtype="<f4") for row in rows}
+
+    def by_key(self, keys: Iterable[int]) -> dict[int, Item]:
+        """The items of these keys, as far as they are still there."""
+        found: dict[int, Item] = {}
+        with self._engine.reading() as connection:
+            for chunk in _chunks(keys, _IN):
+                query = select(items.c.key, items.c.id, items.c.metadata, items.c.text, items.c.blob)
+                for key, *rest in connection.execute(query.where(items.c.key.in_(chunk))):
+                    found[key] = _item(*rest)
+        return found
+
+    def page(self, where: Node | None, after: str | None, limit: int) -> list[Item]:
+        """Up to `limit` items by ascending id, after the id given."""
+        query = select(items.c.id, items.c.metadata, items.c.text, items.c.blob).where(*self._which(where))
+        if after is not None:
+            query = query.where(items.c.id > after)
+        with self._engine.reading() as connection:
+            return [_item(*row) for row in connection.execute(query.order_by(items.c.id).limit(limit))]
+
+    def count(self, where: Node | None = None) -> int:
+        """How many items match."""
+        with self._engine.reading() as connection:
+            return connection.scalar(select(func.count()).select_from(items).where(*self._which(where))) or 0
+
+    def keys(self, where: Node | None = None) -> Keys:
+        """The keys of the items that match, ascending."""
+        with self._engine.reading() as connection:
+            found = connection.scalars(select(items.c.key).where(*self._which(where)).order_by(items.c.key))
+            return np.fromiter(found, dtype=np.int64)
+
+    def vectors(self, keys: Keys) -> tuple[Keys, Vectors, list[str]]:
+        """Of the given keys those still there, ascending: keys (n,), base vectors (n, dim), ids."""
+        found: list[tuple[int, bytes, str]] = []
+        with self._engine.reading() as connection:
+            for chunk in _chunks(keys.tolist(), _IN):
+                query = select(items.c.key, items.c.vector, items.c.id).where(items.c.key.in_(chunk))
+                found += (tuple(row) for row in connection.execute(query))
+        found.sort()
+        return (
+            np.array([row[0] for row in found], dtype=np.int64),
+            np.frombuffer(b"".join(row[1] for row in found), dtype="<f4").reshape(-1, self._dim),
+            [row[2] for row in found],
+        )
+
+    @contextmanager
+    def changes(self, since: int) -> Iterator[Changes]:
+        """What came after a revision, all from one snapshot that lasts as long as the block."""
+        c = items.c
+        with self._engine.reading() as connection:
+            revision = connection.scalar(select(collections.c.revision).where(collections.c.id == self._id))
+            if revision is None:
+                raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
+            newer = (c.collection == self._id, c.revision > since)
+            if since == 0:  # a new index has nothing to remove
+                removed = np.empty(0, dtype=np.int64)
+            else:
+                graves = (tombstones.c.collection == self._id, tombstones.c.revision > since)
+                removed = np.fromiter(connection.scalars(select(tombstones.c.key).where(*graves)), dtype=np.int64)
+            changed = connection.scalar(select(func.count()).select_from(items).where(*newer)) or 0
+            rows = connection.execution_options(yield_per=_PAGE).execute(
+                select(c.key, c.vector).where(*newer).order_by(c.revision, c.key)
+            )
+            yield Changes(revision, removed, changed, self._pages(rows.partitions()))
+            rows.close()
+
+    def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[tuple[Keys, Vectors]]:
+        for rows in partitions:
+            keys = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
+            yield keys, np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").reshape(-1, self._dim)
+
+    def _which(self, where: Node | None) -> list[Any]:
+        mine = items.c.collection == self._id
+        return [mine] if where is None else [mine, compiled(where)]
+
+    def _by_id(self, connection: Connection, ids: Sequence[str], *columns: Any) -> Iterator[Any]:
+        """Rows of `columns` (and a last one that is always 1, so that one column is still a tuple) of the ids that are there."""
+        for chunk in _chunks(ids, _IN):
+            query = select(*columns, literal(1)).where(items.c.collection == self._id, items.c.id.in_(chunk))
+            yield from connection.execute(query)
+
+
+def _item(id: str, metadata: str, text: str | None, blob: bytes | None) -> Item:
+    return Item(id, text if blob is None else blob, json.loads(metadata))
+
+
+def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    chunk: list[T] = []
+    for value in values:
+        chunk.append(value)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,154 @@
+"""The judgement log of one collection: append-only, with time and user; the latest word on the same thing counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+from sqlalchemy import func, insert, select
+
+from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.tables import judgements, queries
+from vecmeta.types import Id, Judgement, Query, Understood, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuery:
+    """A query that judgements speak of. ``vector`` is its (dim,) base vector; None when it is an item, whose vector is the item's own."""
+
+    kind: str  # text | image | vector | item
+    text: str | None
+    blob: bytes | None
+    vector: bytes | None
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what was asked."""
+        content = self.blob if self.blob is not None else (self.text or "").encode()
+        return hashlib.sha256(self.kind.encode() + b"\0" + content).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A judgement as it is written: about a concept or about a query."""
+
+    item: str
+    concept: str | None
+    query: AskedQuery | None
+    score: float
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """The latest word on an item and a concept or query (``query`` is the query's row, see `JudgementLog.asked`)."""
+
+    item: str
+    concept: str | None
+    query: int | None
+    score: float
+
+
+class JudgementLog:
+    """Judgements of one collection."""
+
+    def __init__(self, engine: Engine, collection: int, dim: int) -> None:
+        self._engine, self._id, self._dim = engine, collection, dim
+
+    def append(self, entries: Sequence[Entry]) -> Understood:
+        """Write a batch, all or nothing. A judgement that repeats the latest word is not written again."""
+        counts = {"new": 0, "duplicate": 0, "contradicting": 0}
+        with self._engine.writing() as connection:
+            rows = connection.execute(select(queries.c.digest, queries.c.id).where(queries.c.collection == self._id))
+            asked: dict[bytes, int] = {row.digest: row.id for row in rows}
+            latest = {(o.item, o.concept, o.query): o.score for o in self._opinions(connection.execute)}
+            fresh = []
+            now = datetime.now(UTC)
+            for entry in entries:
+                query = None
+                if entry.query is not None:
+                    digest = entry.query.digest
+                    if digest not in asked:
+                        q = entry.query
+                        values = {"digest": digest, "kind": q.kind, "text": q.text, "blob": q.blob, "vector": q.vector}
+                        key = connection.execute(insert(queries).values(collection=self._id, **values)).inserted_primary_key
+                        asked[digest] = key[0] if key else 0
+                    query = asked[digest]
+                about = (entry.item, entry.concept, query)
+                before = latest.get(about)
+                if before == entry.score:
+                    counts["duplicate"] += 1
+                    continue
+                counts["new" if before is None or before * entry.score > 0 else "contradicting"] += 1
+                latest[about] = entry.score
+                fresh.append(
+                    {
+                        "collection": self._id,
+                        "item": entry.item,
+                        "concept": entry.concept,
+                        "query": query,
+                        "score": entry.score,
+                        "user": entry.user,
+                        "time": now,
+                    }
+                )
+            if fresh:
+                connection.execute(insert(judgements), fresh)
+        return Understood(**counts)
+
+    def opinions(self) -> list[Opinion]:
+        """The latest word on each item and concept or query, in the order of the log; those taken back (score 0) are left out."""
+        with self._engine.reading() as connection:
+            return [o for o in self._opinions(connection.execute) if o.score != 0]
+
+    def _opinions(self, execute: Callable[..., object]) -> list[Opinion]:
+        c = judgements.c
+        query = select(c.item, c.concept, c.query, c.score).where(c.collection == self._id).order_by(c.seq)
+        latest: dict[tuple[object, ...], Opinion] = {}
+        for row in execute(query):  # type: ignore[attr-defined]  # a result is iterable
+            about = tuple(row[:3])
+            latest.pop(about, None)  # so that the order is that of the latest word
+            latest[about] = Opinion(*row)
+        return list(latest.values())
+
+    def asked(self) -> dict[int, AskedQuery]:
+        """The queries that judgements speak of, by their row."""
+        c = queries.c
+        with self._engine.reading() as connection:
+            rows = connection.execute(select(c.id, c.kind, c.text, c.blob, c.vector).where(c.collection == self._id))
+            return {row[0]: AskedQuery(*row[1:]) for row in rows}
+
+    def all(self) -> list[Judgement]:
+        """The whole log, oldest first."""
+        asked = self.asked()
+        c = judgements.c
+        columns = (c.item, c.concept, c.query, c.score, c.user)
+        with self._engine.reading() as connection:
+            rows = connection.execute(select(*columns).where(c.collection == self._id).order_by(c.seq)).all()
+        return [
+            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user)
+            for item, concept, query, score, user in rows
+        ]
+
+    def count(self) -> int:
+        """The length of the log."""
+        with self._engine.reading() as connection:
+            query = select(func.count()).select_from(judgements).where(judgements.c.collection == self._id)
+            return connection.scalar(query) or 0
+
+
+def _asked_as(query: AskedQuery) -> Query:
+    """The query as the user gave it."""
+    if query.kind == "item":
+        return Id(query.text or "")
+    if query.kind == "vector":
+        return vector_of(query.vector or b"")
+    return query.text if query.blob is None else query.blob  # type: ignore[return-value]  # a text query has its text
+
+
+def vector_of(stored: bytes) -> Vectors:
+    """(dim,) float32 from its stored bytes."""
+    return np.frombuffer(stored, dtype="<f4")

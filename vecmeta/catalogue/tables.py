@@ -1,0 +1,135 @@
+"""The tables: the only truth. Index files are derived from them.
+
+``revision`` counts the writes of one collection. Every row that a write touches carries the write's number, and a deleted item leaves a
+tombstone with it, so an index that is current up to revision r asks for what came after r and is current again.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+
+def _owner(primary_key: bool = False) -> Column[int]:
+    owner = ForeignKey("collections.id", ondelete="CASCADE")
+    return Column("collection", Integer, owner, nullable=False, primary_key=primary_key)
+
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(255), nullable=False, unique=True),
+    Column("spec", String(1024), nullable=False),  # what open_encoder() is given: "text", "hf:ORG/MODEL", …
+    Column("encoder", String(255), nullable=False),  # the encoder's name with the hash of its weights
+    Column("dim", Integer, nullable=False),
+    Column("revision", Integer, nullable=False, default=0),
+    Column("live", Integer, nullable=False, default=0),  # the live head version
+    Column("activation", Integer),  # the row of `activations` that made it live; what the swap compares and sets
+    Column("created", DateTime(timezone=True), nullable=False),
+    sqlite_autoincrement=True,
+)
+
+items = Table(
+    "items",
+    metadata,
+    Column("key", Integer, primary_key=True),  # int64, never reused
+    _owner(),
+    Column("revision", Integer, nullable=False),
+    Column("id", String(512), nullable=False),
+    Column(
+        "vector", LargeBinary, nullable=False
+    ),  # (dim,) float32, little endian, unit length; before the content: read most often
+    Column("metadata", Text, nullable=False),  # a JSON object
+    Column("digest", LargeBinary),  # SHA-256 of the content; equal digests are not encoded again
+    Column("text", Text),
+    Column("blob", LargeBinary),
+    UniqueConstraint("collection", "id"),
+    Index("items_by_revision", "collection", "revision", "key"),
+    sqlite_autoincrement=True,
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    _owner(primary_key=True),
+    Column("key", Integer, primary_key=True),
+    Column("revision", Integer, nullable=False),
+    Index("tombstones_by_revision", "collection", "revision"),
+)
+
+queries = Table(
+    "queries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _owner(),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256 of kind and content
+    Column("kind", String(8), nullable=False),  # text | image | vector | item
+    Column("text", Text),  # the text, or the item's id
+    Column("blob", LargeBinary),
+    Column("vector", LargeBinary),  # base vector; None for kind "item", whose vector is the item's own
+    UniqueConstraint("collection", "digest"),
+    sqlite_autoincrement=True,
+)
+
+judgements = Table(
+    "judgements",
+    metadata,
+    Column("seq", Integer, primary_key=True),  # the log's order
+    _owner(),
+    Column("item", String(512), nullable=False),
+    Column("concept", Text),
+    Column("query", Integer, ForeignKey("queries.id")),
+    Column("score", Float, nullable=False),
+    Column("user", Text),
+    Column("time", DateTime(timezone=True), nullable=False),
+    Index("judgements_by_collection", "collection", "seq"),
+    sqlite_autoincrement=True,
+)
+
+versions = Table(
+    "versions",
+    metadata,
+    _owner(primary_key=True),
+    Column("number", Integer, primary_key=True),  # 1, 2, …; 0 is the untouched encoder and has no row
+    Column("method", String(32), nullable=False),
+    Column("inputs", String(64), nullable=False),  # hash of all that the head is a function of
+    Column("head", LargeBinary, nullable=False),  # safetensors
+    Column("strength", Float, nullable=False),
+    Column("judgements", Integer, nullable=False),  # how many counted
+    Column("decision", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("report", JSON, nullable=False),
+    Column("created", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("collection", "inputs"),
+)
+
+activations = Table(
+    "activations",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    _owner(),
+    Column("version", Integer, nullable=False),
+    Column("parent", Integer),  # the activation that a rollback returns to; None: version 0
+    Column("why", String(16), nullable=False),  # adapt | activate | rollback
+    Column("time", DateTime(timezone=True), nullable=False),
+    ForeignKeyConstraint(["parent"], ["activations.seq"]),
+    Index("activations_by_collection", "collection", "seq"),
+    sqlite_autoincrement=True,
+)

@@ -1,0 +1,154 @@
+"""TABLE"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vecmeta.errors import InvalidConfig
+from vecmeta.index.base import KeyedIndex, Store
+from vecmeta.index.exact import Rows, top_k
+from vecmeta.index.keys import Mask
+from vecmeta.types import Keys, Vectors
+
+with warnings.catch_warnings():
+    # Types that older SWIG makes have no __module__; it is not ours to mend, and warnings are errors in our tests.
+    warnings.filterwarnings("ignore", message="builtin type .* has no __module__ attribute", category=DeprecationWarning)
+    import faiss as _faiss
+
+faiss: Any = _faiss  # its stubs know few of the names it has
+
+EXACT_PER_EF = 8  # scoring this many rows one after the other costs as much as one step of ef in the graph
+RAISE = 4  # the factor by which ef grows for queries that came back short
+FOUND = 1_000_000  # results held at once in a batch: 12 MB
+
+
+class Graph:
+    """HNSW over inner products, on faiss's own copy of the vectors."""
+
+    def __init__(self, index: Any, ef_search: int) -> None:
+        self._index = index
+        self._vectors = faiss.downcast_index(index.storage)  # lives as long as `_index`
+        self._ef_search = ef_search
+
+    @classmethod
+    def empty(cls, dim: int, m: int, ef_construction: int, ef_search: int) -> Graph:
+        """A graph without rows."""
+        index = faiss.IndexHNSWFlat(dim, m, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = ef_construction
+        return cls(index, ef_search)
+
+    def rows(self) -> Vectors:
+        """(rows, dim), a view into faiss's memory."""
+        n, dim = self._vectors.ntotal, self._vectors.d
+        if not n:
+            return np.empty((0, dim), np.float32)
+        view: Vectors = faiss.rev_swig_ptr(self._vectors.get_xb(), n * dim).reshape(n, dim)
+        return view
+
+    def append(self, vectors: Vectors) -> None:
+        """Add (n, dim) rows and link them."""
+        self._index.add(vectors)
+
+    def reserve(self, rows: int) -> None:
+        """Make room. std::vector keeps the room of its largest size, and faiss offers no other handle on it."""
+        codes, used = self._vectors.codes, self._vectors.codes.size()
+        if rows * self._vectors.code_size > used:
+            codes.resize(rows * self._vectors.code_size)
+            codes.resize(used)
+
+    def best(self, queries: Vectors, k: int, mask: Mask | None) -> tuple[Vectors, Keys]:
+        """See `Store.best`. Approximate in which rows it returns, never in how many or in their scores."""
+        n = self._vectors.ntotal
+        matching = n if mask is None else int(np.count_nonzero(mask))
+        scores, best = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+        short = np.arange(len(queries))
+        ef = max(self._ef_search, k + k // 2) * n // matching
+        while len(short) and EXACT_PER_EF * ef < matching:
+            step = max(1, FOUND // ef)
+            still = []
+            for start in range(0, len(short), step):
+                part = short[start : start + step]
+                done, scores_done, best_done = self._walk(queries[part], k, mask, ef)
+                scores[part[done]], best[part[done]] = scores_done, best_done
+                still.append(part[~done])
+            short = np.concatenate(still)
+            ef *= RAISE
+        if len(short):
+            scores[short], best[short] = top_k(queries[short], self.rows(), k, mask)
+        return scores, best
+
+    def _walk(self, queries: Vectors, k: int, mask: Mask | None, ef: int) -> tuple[Mask, Vectors, Keys]:
+        """Which of the (q, dim) queries have k matches among the ef rows found nearest, and for those their best (done, k)."""
+        found_scores, found = self._index.search(queries, ef, params=faiss.SearchParametersHNSW(efSearch=ef))  # (q, ef)
+        fits = found >= 0  # -1: the walk ended before it had seen ef rows
+        if mask is not None:
+            fits &= mask[found]
+        if fits[:, :k].all():
+            return fits[:, 0], found_scores[:, :k], found[:, :k]
+        done = fits.sum(axis=1) >= k
+        first = np.argsort(~fits[done], axis=1, kind="stable")[:, :k]
+        return done, np.take_along_axis(found_scores[done], first, 1), np.take_along_axis(found[done], first, 1)
+
+    def dump(self, folder: Path) -> None:
+        """Write graph.faiss, through a Python file and in small pieces: errno survives, and there is no second copy."""
+        with (folder / "graph.faiss").open("wb") as file:
+            faiss.write_index(self._index, faiss.PyCallbackIOWriter(file.write))
+
+
+class FaissIndex(KeyedIndex):
+    """Exact below `hnsw_from` items, an HNSW graph from there on; `vecmeta.open(…, index="faiss")`.
+
+    m                links per row and level, 2 to 128
+    ef_construction  how widely the graph is searched for the neighbours of a new row, 1 or more
+    ef_search        how widely it is searched for a query, 1 or more; raised as far as k, filters and dead rows need it
+
+    Raises InvalidConfig for values out of range.
+    """
+
+    kind = "faiss"
+
+    def __init__(
+        self, dim: int, *, hnsw_from: int = 10_000, m: int = 16, ef_construction: int = 100, ef_search: int = 64
+    ) -> None:
+        for name, value, low, high in [
+            ("hnsw_from", hnsw_from, 0, 2**62),
+            ("m", m, 2, 128),
+            ("ef_construction", ef_construction, 1, 100_000),
+            ("ef_search", ef_search, 1, 100_000),
+        ]:
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise InvalidConfig(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+        self._hnsw_from, self._m, self._ef_construction, self._ef_search = hnsw_from, m, ef_construction, ef_search
+        super().__init__(dim)
+
+    def _make(self, count: int) -> Store:
+        if count < self._hnsw_from:
+            return Rows(self.dim)
+        return Graph.empty(self.dim, self._m, self._ef_construction, self._ef_search)
+
+    def _outgrown(self, store: Store, count: int) -> bool:
+        return count >= self._hnsw_from and isinstance(store, Rows)  # back again only when dead rows are dropped anyway
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "hnsw_from": self._hnsw_from,
+            "m": self._m,
+            "ef_construction": self._ef_construction,
+            "ef_search": self._ef_search,
+        }
+
+    @classmethod
+    def _read(cls, folder: Path, dim: int, settings: Mapping[str, Any]) -> Store:
+        path = folder / "graph.faiss"
+        if not path.exists():
+            return Rows.read(folder, dim)
+        index = faiss.read_index(str(path))
+        if not isinstance(index, faiss.IndexHNSWFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError(f"graph.faiss holds a {type(index).__name__}, not an HNSW graph of inner products")
+        index.hnsw.efConstruction = settings["ef_construction"]
+        return Graph(index, settings["ef_search"])

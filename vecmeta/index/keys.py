@@ -1,0 +1,131 @@
+"""Which key sits in which row: small enough for millions of keys, and quick when they arrive in order."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecmeta.types import Keys
+
+Mask = NDArray[np.bool_]  # (rows,)
+
+
+class KeyTable:
+    """Keys by row, where rows are only ever appended and a replaced or removed row stays behind, dead.
+
+    A dict would cost about 100 bytes per key. Here a key costs 9 while keys arrive in ascending order (a binary search over the
+    rows themselves finds them), and 25 once they do not: then a sorted copy covers the older rows and a small dict the latest,
+    merged when the dict has grown to a sixteenth of the rest.
+
+    Not locked: the index that owns it does that.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0  # dead ones included
+        self.count = 0  # live ones
+        self._keys: Keys = np.empty(0, np.int64)
+        self._live: Mask = np.empty(0, np.bool_)
+        self._sorted: Keys | None = None  # keys of the rows below `_covered`, ascending; None: the rows are in that order
+        self._order: Keys | None = None  # the row of each of `_sorted`
+        self._covered = 0
+        self._late: dict[int, int] = {}  # key -> row, for rows from `_covered` on
+
+    @classmethod
+    def restored(cls, keys: Keys, live: Mask | None) -> Self:
+        """From the (rows,) arrays that `by_row` and `live` gave; ValueError when they cannot belong together."""
+        table = cls()
+        live = np.ones(len(keys), np.bool_) if live is None else live
+        if keys.ndim != 1 or keys.dtype != np.int64 or live.shape != keys.shape or live.dtype != np.bool_:
+            raise ValueError(f"keys {keys.dtype}{keys.shape} and marks {live.dtype}{live.shape} do not fit")
+        table._keys, table._live = keys, live
+        table.rows, table.count = len(keys), int(live.sum())
+        if (np.diff(keys) > 0).all():
+            table._covered = table.rows
+        else:
+            table._sort()
+        if len(table.live_keys()) != len(np.unique(table.live_keys())):
+            raise ValueError("a key has two rows")
+        return table
+
+    @property
+    def by_row(self) -> Keys:
+        """The key of every row, dead ones included. A view."""
+        return self._keys[: self.rows]
+
+    @property
+    def live(self) -> Mask:
+        """True for rows that count. A view."""
+        return self._live[: self.rows]
+
+    def live_keys(self) -> Keys:
+        """The live keys, ascending. A copy."""
+        keys = self.by_row[self.live]
+        return keys if self._in_order else np.sort(keys)
+
+    def live_rows(self) -> Keys:
+        """The live rows in ascending order of their keys."""
+        rows = np.flatnonzero(self.live)
+        return rows if self._in_order else rows[np.argsort(self.by_row[rows])]
+
+    def find(self, keys: Keys) -> Keys:
+        """The live row of each key, -1 where there is none."""
+        found = np.full(len(keys), -1, np.int64)
+        if not self.rows:
+            return found
+        base = self.by_row[: self._covered] if self._sorted is None else self._sorted
+        if len(base):
+            at = np.minimum(np.searchsorted(base, keys), len(base) - 1)
+            hit = base[at] == keys
+            found[hit] = at[hit] if self._order is None else self._order[at[hit]]
+            found[(found >= 0) & ~self._live[found]] = -1
+        if self._late:
+            for i in np.flatnonzero(found < 0):
+                row = self._late.get(int(keys[i]), -1)
+                if row >= 0 and self._live[row]:
+                    found[i] = row
+        return found
+
+    def append(self, keys: Keys) -> None:
+        """One new live row for each of these keys, all different; a row that such a key had dies."""
+        n = len(keys)
+        in_order = self._in_order and (n < 2 or bool((np.diff(keys) > 0).all()))
+        in_order = in_order and (not self.rows or keys[0] > self._keys[self.rows - 1])
+        if not in_order:
+            old = self.find(keys)
+            self.kill(old[old >= 0])
+        self._grow(self.rows + n)
+        self._keys[self.rows : self.rows + n] = keys
+        self._live[self.rows : self.rows + n] = True
+        if not in_order:
+            self._late.update(zip(keys.tolist(), range(self.rows, self.rows + n), strict=True))
+        self.rows += n
+        self.count += n
+        if in_order:
+            self._covered = self.rows
+        elif len(self._late) > max(1024, self._covered // 16):
+            self._sort()
+
+    def kill(self, rows: Keys) -> None:
+        """Mark these live rows, all different, as dead."""
+        self._live[rows] = False
+        self.count -= len(rows)
+
+    @property
+    def _in_order(self) -> bool:
+        return self._sorted is None and self._covered == self.rows
+
+    def _sort(self) -> None:
+        self._order = np.flatnonzero(self.live)
+        self._order = self._order[np.argsort(self._keys[self._order])]
+        self._sorted = self._keys[self._order]
+        self._covered = self.rows
+        self._late = {}
+
+    def _grow(self, needed: int) -> None:
+        if needed > len(self._keys):
+            room = max(needed, len(self._keys) * 3 // 2)
+            keys, live = np.empty(room, np.int64), np.empty(room, np.bool_)
+            keys[: self.rows], live[: self.rows] = self.by_row, self.live
+            self._keys, self._live = keys, live

@@ -1,0 +1,54 @@
+"""What a vector index promises; every backend bends to it.
+
+Invariants, the same for every backend:
+
+- One index holds the adapted vectors of one head version. Rows are unit length, so the score is the cosine: in [-1, 1], larger is nearer.
+- Keys are int64 >= 0, given by the catalogue and never reused; an index neither makes nor changes them.
+- ``add`` replaces the vectors of keys it knows. The last of equal keys in one call wins.
+- ``remove`` ignores unknown keys.
+- ``search`` returns min(k, number of matching items) columns, best first, never padding. Ties may come in any order.
+  With ``allowed`` only those keys match; unknown keys in it are ignored, and the k best *matching* items come back, however few match.
+- Reads may run side by side with each other and with one writer; the index locks what it must.
+- What is given is not changed and not kept: arrays are copied where they outlive the call.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, Self
+
+from vecmeta.types import Keys, Vectors
+
+
+class VectorIndex(Protocol):
+    """Cosine search over keyed unit vectors. See the module for the invariants."""
+
+    kind: str  # the name that `open_index` knows it by
+    dim: int
+
+    def __len__(self) -> int: ...
+
+    def add(self, keys: Keys, vectors: Vectors) -> None:
+        """Add or replace. keys (n,) int64; vectors (n, dim) float32 unit rows."""
+
+    def remove(self, keys: Keys) -> int:
+        """Remove; returns how many of the keys were there."""
+
+    def search(self, queries: Vectors, k: int, *, allowed: Keys | None = None) -> tuple[Vectors, Keys]:
+        """The k nearest of each of the (q, dim) unit queries: scores (q, m) float32 and keys (q, m) int64, m <= k."""
+
+    def vectors(self, keys: Keys) -> Vectors:
+        """The (n, dim) stored vectors of known keys; KeyError names the first unknown one."""
+
+    def keys(self) -> Keys:
+        """All keys, ascending, (n,) int64."""
+
+    def dump(self, folder: Path) -> None:
+        """Write all of it into an existing empty folder (no pickle). `index.store` makes that atomic and checks it."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `dump` wrote."""
+
+    def close(self) -> None:
+        """Free what it holds; idempotent."""

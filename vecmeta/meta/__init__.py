@@ -1,0 +1,1 @@
+"""Meta-learned heads: a notion of similarity from a handful of examples."""

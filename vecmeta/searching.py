@@ -1,0 +1,81 @@
+"""Queries in, hits out: every answer comes from one serving, so from one version."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vecmeta import intake
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.contents import Contents
+from vecmeta.errors import InvalidConfig, InvalidJudgement
+from vecmeta.meta.rocchio import bend
+from vecmeta.serving import Serving, Servings
+from vecmeta.types import Hit, Hits, Id, Query, Vector, Vectors, Where
+from vecmeta.where import Node, parse
+
+
+class Searcher:
+    """Searches of one collection."""
+
+    def __init__(self, items: ItemStore, contents: Contents, servings: Servings) -> None:
+        self._items, self._contents, self._servings = items, contents, servings
+
+    def search(
+        self,
+        queries: Sequence[Query],
+        k: int,
+        where: Where | None,
+        version: int | None,
+        feedback: Iterable[tuple[str, float]] | None,
+    ) -> list[Hits]:
+        """See `vecmeta.Collection.search_many`."""
+        k, node = intake.top(k), None if where is None else parse(where)
+        asked = [queries] if isinstance(queries, (str, bytes, Path, Id)) else list(queries)
+        base = self._contents.of_queries(asked)
+        serving = self._servings.current(version)
+        z = serving.head.project(base)
+        judged = list(feedback or ())
+        if judged:
+            items, scores = self._judged(serving, judged)
+            z = np.stack([bend(row, items, scores) for row in z])
+        return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
+
+    def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Hits:
+        """See `vecmeta.Collection.recommend`."""
+        k, node = intake.top(k), None if where is None else parse(where)
+        if not like:
+            raise InvalidConfig("recommend() needs at least one liked item")
+        serving = self._servings.current(version)
+        items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
+        return self._hits(serving, bend(None, items, scores)[None], k, node, [{*like, *unlike}])[0]
+
+    def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
+        allowed = None if node is None else self._items.keys(node)
+        extra = max((len(ids) for ids in without), default=0)
+        scores, keys = serving.index.search(z, k + extra, allowed=allowed)
+        rows = self._items.by_key(np.unique(keys).tolist())
+        found = []
+        for query_scores, query_keys, left_out in zip(scores.tolist(), keys.tolist(), without, strict=True):
+            hits = Hits(version=serving.version)
+            for score, key in zip(query_scores, query_keys, strict=True):
+                item = rows.get(key)  # None: deleted since the index was asked
+                if item is not None and item.id not in left_out and len(hits) < k:
+                    hits.append(Hit(item.id, score, dict(item.metadata), item.content))  # type: ignore[arg-type]  # no Path is stored
+            found.append(hits)
+        return found
+
+    def _judged(self, serving: Serving, judged: Sequence[tuple[str, float]]) -> tuple[Vectors, Vector]:
+        """Adapted vectors (n, dim) and scores (n,) of liked and disliked items."""
+        for pair in judged:
+            if (
+                not isinstance(pair, (tuple, list))
+                or len(pair) != 2
+                or not isinstance(pair[1], (int, float))
+                or not -1 <= pair[1] <= 1
+            ):
+                raise InvalidJudgement(f"feedback on a query is a list of (id, score from -1 to 1), not {pair!r}")
+        rows = self._contents.of_items([id for id, _ in judged])
+        return serving.head.project(rows), np.array([score for _, score in judged], dtype=np.float32)

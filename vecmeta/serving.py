@@ -1,0 +1,203 @@
+"""Versions ready to be searched: head and index of one version together, kept current with the catalogue.
+
+A search takes one `Serving` and uses nothing else, so it cannot mix two versions. The index is derived data: it is read from its files,
+or built from the base vectors when they are missing, damaged or of another head, and then follows the writes by their revision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.versions import State, VersionStore
+from vecmeta.errors import StorageError
+from vecmeta.index import store
+from vecmeta.index.protocol import VectorIndex
+from vecmeta.meta.head import IdentityHead, load_head
+from vecmeta.types import Progress
+
+if TYPE_CHECKING:
+    from vecmeta.meta.head import Head
+
+KEPT = 3  # versions held in memory: the live one, the one before it, the base
+SAVE_AFTER = 20_000  # rows that may be lost from an index's files (never from the catalogue) before they are written anew
+PATIENCE = 0.5  # seconds a search waits for somebody else's catching up before it answers without the last writes
+
+
+class Serving:
+    """Head and index of one version."""
+
+    def __init__(self, version: int, head: Head, fingerprint: str, index: VectorIndex, revision: int) -> None:
+        self.version = version
+        self.head = head
+        self.fingerprint = fingerprint  # of the head; index files of another head are not this version's
+        self.index = index
+        self.revision = revision  # the index holds all writes up to here
+        self.unsaved = 0
+        self.lock = threading.Lock()  # held by the one who catches up
+
+
+class Servings:
+    """The servings of one collection, made when they are asked for."""
+
+    def __init__(
+        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[[], VectorIndex], folder: Path
+    ) -> None:
+        self._items, self._versions, self._dim = items, versions, dim
+        self._open_index, self._folder = open_index, folder
+        self._held: OrderedDict[int, Serving] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def current(self, number: int | None = None) -> Serving:
+        """The serving of a version (None: the live one), caught up with the catalogue. Raises VersionNotFound."""
+        state = self._versions.state()
+        serving = self._get(state.live if number is None else number, state)
+        if serving.revision < state.revision:
+            self.follow(serving, state.revision)
+        return serving
+
+    def candidate(self, number: int, head: Head, progress: Progress | None = None) -> Serving:
+        """Build a version that is about to go live: all items projected, indexed and written to files. Nothing changes for searches.
+
+        Raises:
+            StorageError: its files cannot be written (StorageFull, StorageReadOnly, …); nothing half-written stays.
+        """
+        serving = Serving(number, head, fingerprint(head), self._open_index(), 0)
+        self._catch_up(serving, progress)
+        self._write(serving)
+        return serving
+
+    def adopt(self, serving: Serving) -> None:
+        """Hold a serving that was built elsewhere."""
+        with self._lock:
+            self._hold(serving)
+
+    def discard(self, number: int) -> None:
+        """Forget a version that did not come to be, and its files."""
+        with self._lock:
+            self._held.pop(number, None)
+        shutil.rmtree(self._files(number), ignore_errors=True)
+
+    def follow(self, serving: Serving, revision: int) -> None:
+        """Apply the writes up to a revision. Who finds somebody else at it waits a little, then goes on with what there is."""
+        patient = len(serving.index) == 0
+        if serving.lock.acquire(timeout=-1 if patient else PATIENCE):
+            try:
+                if serving.revision < revision:
+                    self._catch_up(serving, None)
+            finally:
+                serving.lock.release()
+
+    def written(self) -> None:
+        """After a write of this process: bring the live index up to date, so that the write is found by the next search."""
+        state = self._versions.state()
+        serving = self._get(state.live, state)
+        with serving.lock:
+            if serving.revision < state.revision:
+                self._catch_up(serving, None)
+        if serving.unsaved > max(SAVE_AFTER, len(serving.index) // 4):
+            self._save_or_warn(serving)
+
+    def close(self) -> None:
+        """Write what the files lack, let go of the indexes."""
+        with self._lock:
+            held, self._held = list(self._held.values()), OrderedDict()
+        for serving in held:
+            if serving.unsaved:
+                self._save_or_warn(serving)
+            serving.index.close()
+
+    def forget_files(self) -> None:
+        """The collection is dropped: delete its index files."""
+        with self._lock:
+            self._held.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- inside --------------------------------------------------------------------------------------------------------------
+
+    def _get(self, number: int, state: State) -> Serving:
+        with self._lock:
+            serving = self._held.get(number)
+            if serving is not None:
+                self._held.move_to_end(number)
+                return serving
+            # Opened under the lock: twenty threads that ask for a version at once must build it once.
+            serving = self._opened(number, state)
+            self._hold(serving)
+            return serving
+
+    def _hold(self, serving: Serving) -> None:
+        self._held[serving.version] = serving
+        self._held.move_to_end(serving.version)
+        while len(self._held) > KEPT:
+            # Searches that still use it keep it alive; its files stay for a rollback.
+            self._held.popitem(last=False)
+
+    def _opened(self, number: int, state: State) -> Serving:
+        head: Head = IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
+        mark = fingerprint(head)
+        index, revision = self._open_index(), 0
+        loaded = store.load(self._files(number))
+        if loaded is not None:
+            found, manifest = loaded
+            if found.kind == index.kind and manifest.extra.get("head") == mark and manifest.revision <= state.revision:
+                index, revision = found, manifest.revision
+        serving = Serving(number, head, mark, index, revision)
+        self._catch_up(serving, None)
+        if revision and len(serving.index) != self._items.count():
+            warnings.warn(f"the index files in {self._files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
+            serving = Serving(number, head, mark, self._open_index(), 0)
+            self._catch_up(serving, None)
+        return serving
+
+    def _catch_up(self, serving: Serving, progress: Progress | None) -> None:
+        # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.
+        with self._items.changes(serving.revision) as changes:
+            reserve = getattr(serving.index, "reserve", None)
+            if reserve is not None and changes.changed:
+                reserve(len(serving.index) + changes.changed)
+            if len(changes.removed):
+                serving.index.remove(changes.removed)
+            done = 0
+            for keys, base in changes.pages:
+                serving.index.add(keys, serving.head.project(base))
+                done += len(keys)
+                if progress is not None:
+                    progress("building", done, changes.changed)
+            serving.revision = changes.revision
+            serving.unsaved += done + len(changes.removed)
+
+    def _save_or_warn(self, serving: Serving) -> None:
+        try:
+            self._write(serving)
+        except StorageError as error:
+            # The files are derived data: the next start builds them again.
+            warnings.warn(f"index files not written, they will be rebuilt at the next start: {error}", stacklevel=3)
+
+    def _write(self, serving: Serving) -> None:
+        with serving.lock:
+            store.save(serving.index, self._files(serving.version), serving.revision, head=serving.fingerprint)
+            serving.unsaved = 0
+
+    def _files(self, number: int) -> Path:
+        return self._folder / f"v{number}"
+
+    def prune_files(self, keep: set[int]) -> None:
+        """Delete the index files of all versions but these: they can be rebuilt."""
+        with contextlib.suppress(OSError):
+            for folder in self._folder.iterdir():
+                if folder.name not in {f"v{number}" for number in keep}:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def fingerprint(head: Head) -> str:
+    """SHA-256 of a head, hexadecimal."""
+    return hashlib.sha256(head.to_bytes()).hexdigest()

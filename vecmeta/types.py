@@ -1,0 +1,151 @@
+"""The frozen records that go in and come out, and the names of array shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecmeta.errors import InvalidJudgement
+
+Vectors: TypeAlias = NDArray[np.float32]  # (n, dim)
+Vector: TypeAlias = NDArray[np.float32]  # (dim,)
+Keys: TypeAlias = NDArray[np.int64]  # (n,)
+Content: TypeAlias = str | bytes | Path  # a text, or a picture as bytes or as the path of a file
+Metadata: TypeAlias = Mapping[str, Any]  # what json.dumps takes, with string keys
+Where: TypeAlias = Mapping[str, Any]  # the filter language of `vecmeta.where`
+Progress: TypeAlias = Callable[[str, int, int], None]  # (stage, done, total); raise vecmeta.Cancelled to stop
+Decision: TypeAlias = Literal["promoted", "kept", "insufficient"]
+
+
+@dataclass(frozen=True, slots=True)
+class Id:
+    """A query that is an item of the collection: ``c.search(vm.Id("a"))``."""
+
+    value: str
+
+
+Query: TypeAlias = str | bytes | Path | Vector | Id
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to be found.
+
+    ``content`` is a text (str) or a picture (bytes, or a Path whose bytes are read and kept); None for own vectors.
+    ``metadata`` is a JSON object.
+    """
+
+    id: str
+    content: Content | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+class Hit(NamedTuple):
+    """One result. ``score`` is the cosine, in [-1, 1], between query and item under the version that answered."""
+
+    id: str
+    score: float
+    metadata: dict[str, Any]
+    content: str | bytes | None
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first, all from one head version: ``hits.version``."""
+
+    def __init__(self, hits: Iterable[Hit] = (), *, version: int = 0) -> None:
+        super().__init__(hits)
+        self.version = version
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What somebody says about one item: it belongs to a concept, or it is (not) relevant to a query.
+
+    Exactly one of ``concept`` and ``query`` is given. ``score`` lies in [-1, 1]: +1 belongs or is relevant, -1 does not, 0 takes
+    an earlier judgement back. The latest judgement about the same item and concept (or query) counts.
+    """
+
+    item: str
+    concept: str | None = None
+    query: Query | None = None
+    score: float = 1.0
+    user: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.concept is None) == (self.query is None):
+            raise InvalidJudgement(f"a judgement on item {self.item!r} needs exactly one of concept and query")
+        if self.concept is not None and (not isinstance(self.concept, str) or not self.concept.strip()):
+            raise InvalidJudgement(f"the concept of a judgement on item {self.item!r} must be a text, not {self.concept!r}")
+        if isinstance(self.score, bool) or not isinstance(self.score, (int, float)) or not -1 <= self.score <= 1:
+            raise InvalidJudgement(f"score {self.score!r} of a judgement on item {self.item!r} is not a number from -1 to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """What `Collection.feedback` made of a batch: counts of judgements that were new, repeated, or changed an earlier one."""
+
+    new: int
+    duplicate: int
+    contradicting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A head version as the catalogue knows it. Number 0 is the untouched encoder."""
+
+    number: int
+    method: str
+    live: bool
+    decision: Decision
+    reason: str
+    created: datetime
+    judgements: int
+    strength: float
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How one query's top list moved between the base and a candidate: items that entered, items that left."""
+
+    query: str
+    entered: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The outcome of an adaptation.
+
+    ``decision``  "promoted" (live now, or would be, in a dry run), "kept" (stored, not live) or "insufficient" (nothing stored).
+    ``version``   its number; None when nothing was stored (insufficient, dry run).
+    ``metrics``   held-out quality of base and candidate, by name, in [0, 1].
+    ``harmed``    share of sampled unlabelled items whose neighbourhood was torn, in [0, 1].
+    ``changed``   the top lists that moved most.
+    ``seconds``   by stage, and "total".
+    """
+
+    decision: Decision
+    version: int | None
+    reason: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    harmed: float = 0.0
+    changed: tuple[Change, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    dry_run: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        return {**asdict(self), "changed": [asdict(change) for change in self.changed]}
+
+    @classmethod
+    def from_dict(cls, about: Mapping[str, Any]) -> Report:
+        """The reverse of `to_dict`."""
+        changed = tuple(Change(c["query"], tuple(c["entered"]), tuple(c["left"])) for c in about["changed"])
+        return cls(**{**about, "changed": changed})

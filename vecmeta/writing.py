@@ -1,0 +1,76 @@
+"""Batches of items into the catalogue and the live index: all of a batch or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from vecmeta import intake
+from vecmeta.catalogue.items import ItemStore, Row
+from vecmeta.contents import Contents
+from vecmeta.errors import InvalidItem, InvalidVector
+from vecmeta.serving import Servings
+from vecmeta.types import Item, Metadata, Progress
+
+ENCODED_AT_ONCE = 512  # contents between two calls of the progress callback
+WRITTEN_AT_ONCE = 4096  # own vectors made unit rows at a time
+
+
+class Writer:
+    """Writes of one collection."""
+
+    def __init__(self, items: ItemStore, contents: Contents, servings: Servings) -> None:
+        self._items, self._contents, self._servings = items, contents, servings
+
+    def add(self, batch: Iterable[Item], progress: Progress | None) -> int:
+        """See `vecmeta.Collection.add`."""
+        drafts = intake.drafts(batch)
+        known = self._items.known([draft.id for draft in drafts])
+        vectors = {d.id: known[d.id].vector for d in drafts if d.id in known and known[d.id].digest == d.digest}
+        new = [draft for draft in drafts if draft.id not in vectors]
+        for start in range(0, len(new), ENCODED_AT_ONCE):
+            if progress is not None:
+                progress("encoding", start, len(new))
+            part = new[start : start + ENCODED_AT_ONCE]
+            encoded = self._contents.encode([draft.content for draft in part], [f"item {draft.id!r}" for draft in part])
+            vectors |= {draft.id: vector.tobytes() for draft, vector in zip(part, encoded, strict=True)}
+        if progress is not None and new:
+            progress("encoding", len(new), len(new))
+        changed = [d for d in drafts if d.id not in known or (known[d.id].digest, known[d.id].metadata) != (d.digest, d.metadata)]
+        if changed:
+            self._items.write(Row(d.id, vectors[d.id], d.metadata, d.digest, d.text, d.blob) for d in changed)
+            self._servings.written()
+        return len(drafts)
+
+    def add_vectors(self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Metadata] | None, dim: int) -> int:
+        """See `vecmeta.Collection.add_vectors`."""
+        names = intake.distinct(ids)
+        matrix = np.asarray(vectors)
+        if matrix.ndim != 2 or len(matrix) != len(names):
+            raise InvalidVector(f"{len(names)} ids need vectors of the shape ({len(names)}, {dim}), not {matrix.shape}")
+        if metadata is not None and len(metadata) != len(names):
+            raise InvalidItem(f"{len(names)} ids need as many metadata objects, not {len(metadata)}")
+        texts = None if metadata is None else [intake.metadata_json(m, id) for m, id in zip(metadata, names, strict=True)]
+
+        def rows() -> Iterator[Row]:
+            for start in range(0, len(names), WRITTEN_AT_ONCE):
+                part = slice(start, start + WRITTEN_AT_ONCE)
+                about = ["{}"] * len(names[part]) if texts is None else texts[part]
+                unit = self._contents.own(matrix[part], names[part])
+                for id, vector, text in zip(names[part], unit, about, strict=True):
+                    yield Row(id, vector.tobytes(), text, None, None, None)
+
+        if names:
+            # Rows are drawn inside the transaction, a bad one rolls it back: no second copy of a large matrix is ever held.
+            self._items.write(rows())
+            self._servings.written()
+        return len(names)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """See `vecmeta.Collection.delete`."""
+        deleted = self._items.delete(ids)
+        if deleted:
+            self._servings.written()
+        return deleted
