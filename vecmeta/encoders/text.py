@@ -52,10 +52,10 @@ class TextEncoder:
             raise EncoderMismatch(f"the files of {self.name} in {self._folder} changed after it was opened; open it again")
         how = f"is {self._folder} a sentence-embedding model in safetensors, complete, and made for this version of the library?"
         with loading(self.name, how):
+            device = torch_device(self._device)
             from sentence_transformers import SentenceTransformer
 
             with quiet():
-                device = torch_device(self._device)
                 model = SentenceTransformer(str(self._folder), device=device, local_files_only=True)
                 model.float().eval()  # weights kept in half precision would make results depend on the machine
                 # The first call sets the tokenizer's padding and truncation, which must not happen in two threads at once.
