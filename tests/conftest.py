@@ -56,18 +56,19 @@ def toys(db: vm.Database) -> vm.Collection:
 
 
 class Clusters:
-    """Unit vectors of `concepts` x `members` points: a concept direction under a louder nuisance direction (a "style").
+    """Unit vectors of `concepts` x `members` points: domain + concept + noise that lives in a few directions, as style does.
 
-    The base encoder's neighbours are of the same style; the labels are the concepts. Teaching has something to gain.
+    The base encoder confuses concepts of one style; the labels are the concepts, so teaching has something to gain. With
+    ``style=1.2`` teaching some concepts does the others good; from 1.6 on it does them harm.
     """
 
-    def __init__(self, concepts: int = 20, members: int = 20, dim: int = 48, seed: int = 0, styles: int = 6) -> None:
+    def __init__(self, concepts: int = 20, members: int = 20, dim: int = 48, seed: int = 0, style: float = 1.2) -> None:
         rng = np.random.default_rng(seed)
-        directions = rng.normal(size=(concepts, dim))
-        nuisance = rng.normal(size=(styles, dim))
+        domain, concept = rng.normal(size=(5, dim)), rng.normal(size=(concepts, dim))
         self.label = np.repeat(np.arange(concepts), members)
-        style = rng.integers(styles, size=len(self.label))
-        x = directions[self.label] + 0.9 * nuisance[style] + 0.6 * rng.normal(size=(len(self.label), dim))
+        common, directions = 0.8 * rng.normal(size=dim), rng.normal(size=(12, dim)) / np.sqrt(12)
+        x = common + 0.8 * domain[self.label % 5] + concept[self.label]
+        x += style * rng.normal(size=(len(self.label), 12)) @ directions + 0.5 * rng.normal(size=(len(self.label), dim))
         self.x = np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
         self.ids = [f"i{n:05d}" for n in range(len(self.label))]
         self.dim = dim

@@ -95,12 +95,12 @@ def adapt(
         fit, made_of = _method(wish, taught, sample, count, device)
         head = fit(Episode(taught.x, taught.y))
     with clock.stage("evaluating"):
-        best = best_strength(
-            measure(taught, background, fit, wish.seed, STRENGTHS if wish.strength is None else (wish.strength,))
-        )
+        gate = Gate()
+        strengths = STRENGTHS if wish.strength is None else (float(wish.strength),)
+        best = best_strength(measure(taught, background, fit, wish.seed, strengths), gate)
         head = head.with_strength(best.strength)
         drifted = drift(head, background, wish.seed)
-        promote, reason, metrics = judge(Gate(), best, drifted, wish.seed)
+        promote, reason, metrics = judge(gate, best, drifted, wish.seed)
     report = Report(
         "promoted" if promote else "kept", None, reason, metrics, drifted.harmed, drifted.changed, dry_run=wish.dry_run
     )
@@ -152,7 +152,7 @@ def resolve(items: ItemStore, log: JudgementLog) -> Taught:
     for r, c, score in cells:
         y[r, c] = score
     taught = (y > 0).any(0)  # a concept of which only is said what does not belong teaches nothing
-    titles = {place: key if kind == "item" else _title(asked[key]) for (kind, key), place in rows.items()}  # type: ignore[index]
+    titles = {place: str(key) if kind == "item" else _title(asked[key]) for (kind, key), place in rows.items()}  # type: ignore[index]
     return Taught(
         x=np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
         y=y[:, taught],

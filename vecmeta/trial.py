@@ -1,31 +1,40 @@
-"""A candidate on trial: what it is taught, how it ranks judgements that it never saw, what it does to unlabelled items, the verdict.
+"""A candidate on trial: how it ranks judgements it never saw, what it does to concepts it was not taught, the verdict.
 
-A candidate is measured by cross-fitting: the judgements are split into folds, and each fold is ranked by a head that never saw it
-(Stone 1974). The head that may go live then learns from all of them, as a refit does. Concepts are held out item by item; queries are
-held out whole when there are several, because what counts is how the *next* query fares.
+Nothing is measured on what it was learned from. The judgements are split in two ways (cross-fitting, Stone 1974), and every split is
+ranked by a head that was fitted without it:
+
+fed     Some items of every concept are held out; the concept's other items, or the query, ask for them among unlabelled ones. When
+        there are several queries, whole queries are held out, because what counts is how the next query fares.
+unfed   Whole concepts are held out, as if nobody had labelled them; their items ask for each other. This is the harm that adapting
+        does to everything a user has not spoken of.
+
+What a fold's head was shown is out of the ranking: the trained items attract every query, so they would flatter any candidate. The head
+that may go live then learns from all judgements, as a refit does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.evaluate import Floats, Gate, Interval, average_precision, nearest, overlap, paired_bootstrap
+from vecmeta.evaluate import Floats, Gate, Mask, bootstrap, log_rank, nearest, overlap
 from vecmeta.meta.episodes import Episode
 from vecmeta.meta.head import Head, unit
 from vecmeta.types import Change, Keys, Vectors
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.3)
-FOLDS = 5
+FOLDS = 5  # of items and of queries
+GROUPS = 3  # of concepts
 LEAST_HELD_OUT = 4  # tests below which "better" would mean nothing
 WHOLE_QUERIES = 4  # from so many queries on, whole queries are held out
 DISTRACTORS = 2000  # unlabelled items that the held-out ones are ranked among
-PROBES = 500  # unlabelled items whose neighbourhoods are compared
+PROBES = 300  # unlabelled items whose neighbourhoods are compared
 NEIGHBOURS = 10
 SHOWN = 10  # changed top lists in a report
 
@@ -65,50 +74,64 @@ class Background:
     ids: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Test:
-    """One held-out ranking: a query vector's row, the relevant rows, and rows that the head was shown (out of the ranking)."""
-
-    row: int
-    relevant: Keys
-    shown: Keys
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Fold:
-    """What is learned from, and what is then asked."""
+    """What is learned from, and the rankings that are then asked for.
 
+    ``y``         (N, C) judgements that are left.
+    ``asked``     (q,) rows that ask.
+    ``relevant``  (q, N) bool, held-out rows that should be found.
+    ``groups``    (q,) rankings of equal number are no independent witnesses.
+    ``part``      "fed" or "unfed".
+    """
+
+    part: str
     y: NDArray[np.float32]
-    tests: tuple[Test, ...]
+    asked: Keys
+    relevant: Mask
+    groups: Keys
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
-    """Held-out quality at one strength: (tests,) average precision of base and candidate, among all and among the taught alone."""
+    """`log_rank` of every held-out ranking at one strength, base and candidate, by part, and the groups: (tests,) each."""
 
     strength: float
-    mixed_base: Floats
-    mixed: Floats
-    fed_base: Floats
-    fed: Floats
+    base: dict[str, Floats]
+    candidate: dict[str, Floats]
+    groups: dict[str, Keys]
+
+    def gain(self, part: str) -> Floats:
+        """How many times the rank was halved, (tests,)."""
+        return self.base[part] - self.candidate[part]
+
+    @property
+    def value(self) -> float:
+        """What the strength is chosen by: the mean gain of both parts, a loss of the unfed counted double."""
+        fed, unfed = (float(self.gain(part).mean()) if len(self.gain(part)) else 0.0 for part in ("fed", "unfed"))
+        return fed + unfed + min(unfed, 0.0)
 
 
 def why_insufficient(taught: Taught) -> str | None:
     """What is missing before anything can be learned and checked, in words; None when nothing is."""
     if not len(taught.columns):
         return "there are no judgements; mark about five items for each of two or more concepts, or say which items suit a query"
-    tests = sum(len(fold.tests) for fold in folds(taught, seed=0))
-    if tests < LEAST_HELD_OUT:
+    held_out = sum(int(fold.relevant.any(0).sum()) for fold in folds(taught, seed=0) if fold.part == "fed")
+    if held_out < LEAST_HELD_OUT:
         return (
-            f"{int((taught.y != 0).sum())} judgements give {tests} that can be checked on held-out ones; at least {LEAST_HELD_OUT} are "
+            f"of {int((taught.y != 0).sum())} judgements {held_out} can be held out to check the rest; at least {LEAST_HELD_OUT} are "
             "needed: mark about five items for a concept, or several relevant items for a query"
         )
     return None
 
 
 def folds(taught: Taught, seed: int) -> list[Fold]:
-    """Splits in which each positive judgement (each query, when there are several) is held out once."""
+    """Splits in which every positive judgement is held out once with its item or query, and once with its concept."""
     rng = np.random.default_rng(seed)
+    return [*_item_folds(taught, rng), *_concept_folds(taught, rng)]
+
+
+def _item_folds(taught: Taught, rng: np.random.Generator) -> Iterator[Fold]:
     y = taught.y
     held = np.full(y.shape, -1)  # the fold in which a judgement is held out
     queries = np.flatnonzero(taught.asked >= 0)
@@ -116,81 +139,91 @@ def folds(taught: Taught, seed: int) -> list[Fold]:
     for place, column in enumerate(rng.permutation(queries) if whole else []):
         held[:, column] = place % FOLDS
     for column in range(y.shape[1]):
-        if whole and taught.asked[column] >= 0:
+        asked = taught.asked[column]
+        if whole and asked >= 0:
             continue
-        members = rng.permutation([r for r in np.flatnonzero(y[:, column] > 0) if r != taught.asked[column]])
-        if len(members) + (taught.asked[column] >= 0) >= 2:  # with one alone nothing would be left to learn it from
+        members = rng.permutation([row for row in np.flatnonzero(y[:, column] > 0) if row != asked])
+        if len(members) + (asked >= 0) >= 2:  # with one alone nothing would be left to learn it from
             held[members, column] = (np.arange(len(members)) + column) % FOLDS
-    made = []
     for number in range(FOLDS):
-        kept = np.where(held == number, 0, y)
-        tests = [test for column in range(y.shape[1]) for test in _tests(taught, kept, held[:, column] == number, column)]
-        if tests and (kept > 0).any():
-            made.append(Fold(kept.astype(np.float32), tuple(tests)))
-    return made
+        kept = np.where(held == number, 0, y).astype(np.float32)
+        hidden = ~(kept != 0).any(1) & taught.is_item  # the head has never seen these rows
+        asks: list[tuple[int, int, Mask]] = []
+        for column in range(y.shape[1]):
+            wanted = hidden & (held[:, column] == number) & (y[:, column] > 0)
+            own = taught.asked[column]
+            rows = [own] if own >= 0 else np.flatnonzero((kept[:, column] > 0) & taught.is_item)
+            asks += [(column, int(row), wanted) for row in rows]
+        yield from _fold("fed", number, kept, asks)
 
 
-def _tests(taught: Taught, kept: NDArray[np.float32], out: NDArray[np.bool_], column: int) -> list[Test]:
-    """A query asks for what was held out; a held-out item of a concept asks for the rest of the concept."""
-    positive = taught.y[:, column] > 0
-    asked = int(taught.asked[column])
-    hidden = np.flatnonzero(positive & out)
-    if asked >= 0:
-        wanted = hidden[(hidden != asked) & taught.is_item[hidden]]
-        shown = np.flatnonzero((kept[:, column] != 0) & taught.is_item)
-        return [Test(asked, wanted, shown[shown != asked])] if len(wanted) else []
-    mates = np.flatnonzero(positive & taught.is_item)
-    return [Test(int(row), mates[mates != row], np.empty(0, np.int64)) for row in hidden if len(mates) > 1]
+def _concept_folds(taught: Taught, rng: np.random.Generator) -> Iterator[Fold]:
+    y = taught.y
+    concepts = rng.permutation(np.flatnonzero(taught.asked < 0))
+    for number in range(GROUPS):
+        group = concepts[number::GROUPS]
+        kept = y.copy()
+        kept[:, group] = 0
+        hidden = ~(kept != 0).any(1) & taught.is_item
+        asks: list[tuple[int, int, Mask]] = []
+        for column in group:
+            members = hidden & (y[:, column] > 0)
+            for row in np.flatnonzero(members):
+                mates = members.copy()
+                mates[row] = False
+                asks.append((int(column), int(row), mates))
+        yield from _fold("unfed", number, kept, asks)
+
+
+def _fold(part: str, number: int, kept: NDArray[np.float32], asks: Sequence[tuple[int, int, Mask]]) -> Iterator[Fold]:
+    """A fold of the rankings (column, asking row, wanted rows) that have something to find, if there are any."""
+    useful = [(column, row, wanted) for column, row, wanted in asks if wanted.any()]
+    if useful and (kept > 0).any():
+        few = kept.shape[1] < FOLDS  # with few concepts, their folds have to serve as witnesses
+        groups = np.array([column + (number * kept.shape[1] if few else 0) for column, _, _ in useful], np.int64)
+        yield Fold(part, kept, np.array([row for _, row, _ in useful], np.int64), np.stack([w for _, _, w in useful]), groups)
 
 
 def measure(
     taught: Taught, background: Background, fit: Fit, seed: int, strengths: Sequence[float] = STRENGTHS
 ) -> list[Measured]:
     """Held-out quality at every strength, by cross-fitting."""
-    items = np.flatnonzero(taught.is_item)
     few = np.sort(np.random.default_rng(seed).permutation(len(background.x))[:DISTRACTORS])
-    pool = np.concatenate((taught.x[items], background.x[few]))
-    place = np.full(len(taught.x), -1)
-    place[items] = np.arange(len(items))
-    results: dict[float, list[tuple[Floats, Floats, Floats, Floats]]] = {strength: [] for strength in strengths}
+    everything = np.concatenate((taught.x, background.x[few]))
+    base: dict[str, list[Floats]] = {"fed": [], "unfed": []}
+    groups: dict[str, list[Keys]] = {"fed": [], "unfed": []}
+    candidate: dict[float, dict[str, list[Floats]]] = {strength: {"fed": [], "unfed": []} for strength in strengths}
     for fold in folds(taught, seed):
-        used = (fold.y != 0).any(1)
-        columns = (fold.y > 0).any(0)
-        head = fit(Episode(taught.x[used], fold.y[used][:, columns])).with_strength(1.0)
-        asked = taught.x[[test.row for test in fold.tests]]
-        z_pool, z_asked = head.project(pool), head.project(asked)
-        base = _scores(fold.tests, asked, pool, place, len(items))
+        used, columns = (fold.y != 0).any(1), (fold.y > 0).any(0)
+        z = fit(Episode(taught.x[used], fold.y[used][:, columns])).with_strength(1.0).project(everything)
+        ranked = ~used & taught.is_item
+        base[fold.part].append(_quality(everything, fold, ranked))
+        groups[fold.part].append(fold.groups)
         for strength in strengths:
-            blended = _scores(fold.tests, _blend(asked, z_asked, strength), _blend(pool, z_pool, strength), place, len(items))
-            results[strength].append((base[0], blended[0], base[1], blended[1]))
-    return [
-        Measured(strength, *(np.concatenate(part) for part in zip(*parts, strict=True))) for strength, parts in results.items()
-    ]
+            moved = everything + np.float32(strength) * (z - everything)
+            candidate[strength][fold.part].append(_quality(np.asarray(unit(np, moved), np.float32), fold, ranked))
+    return [Measured(strength, _joined(base), _joined(parts), _joined(groups)) for strength, parts in candidate.items()]
 
 
-def _blend(x: Vectors, z: Vectors, strength: float) -> Vectors:
-    return np.asarray(unit(np, x + strength * (z - x)), dtype=np.float32)
+def _joined(parts: dict[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {part: np.concatenate(values) if values else np.empty(0) for part, values in parts.items()}
 
 
-def _scores(tests: Sequence[Test], asked: Vectors, pool: Vectors, place: Keys, taught: int) -> tuple[Floats, Floats]:
-    """Average precision of each test among the whole pool, and among its first `taught` rows alone."""
-    mixed, fed = np.empty(len(tests)), np.empty(len(tests))
-    for number, test in enumerate(tests):
-        relevant = np.zeros(len(pool), bool)
-        relevant[place[test.relevant]] = True
-        hidden = place[np.append(test.shown, test.row)]
-        ranked = np.ones(len(pool), bool)
-        ranked[hidden[hidden >= 0]] = False
-        query = asked[number : number + 1]
-        for out, size in ((mixed, len(pool)), (fed, taught)):
-            rows = ranked[:size]
-            out[number] = average_precision(query, pool[:size][rows], relevant[None, :size][:, rows])[0]
-    return mixed, fed
+def _quality(vectors: Vectors, fold: Fold, ranked: Mask) -> Floats:
+    """`log_rank` of a fold's rankings of the judged rows in `ranked` and all unlabelled ones; the asking row is left out."""
+    judged = len(ranked)
+    corpus = np.concatenate((np.flatnonzero(ranked), np.arange(judged, len(vectors))))
+    scores = vectors[fold.asked] @ vectors[corpus].T
+    scores[fold.asked[:, None] == corpus[None, :]] = -np.inf
+    relevant = np.zeros(scores.shape, bool)
+    relevant[:, : int(ranked.sum())] = fold.relevant[:, ranked]
+    return log_rank(scores, relevant)
 
 
-def best_strength(measured: Sequence[Measured]) -> Measured:
-    """The strength whose held-out average precision is best; the greater one of equals."""
-    return max(measured, key=lambda m: (round(float(np.nanmean(m.mixed)), 4), m.strength))
+def best_strength(measured: Sequence[Measured], gate: Gate) -> Measured:
+    """The strength of most value among those that spare the unfed, or else among all; the greater one of equals."""
+    sparing = [m for m in measured if not len(m.gain("unfed")) or m.gain("unfed").mean() >= -gate.max_unfed_loss]
+    return max(sparing or measured, key=lambda m: (round(m.value, 4), m.strength))
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,17 +266,18 @@ def drift(head: Head, background: Background, seed: int) -> Drift:
 
 def judge(gate: Gate, best: Measured, drifted: Drift, seed: int) -> tuple[bool, str, dict[str, float]]:
     """Promote or not, the reason, and the figures."""
-    gain: Interval = paired_bootstrap(best.mixed - best.mixed_base, level=gate.level, seed=seed)
-    promote, reason = gate(gain, drifted.harmed)
-    figures = {
-        "mixed_base": float(np.nanmean(best.mixed_base)),
-        "mixed": float(np.nanmean(best.mixed)),
-        "fed_base": float(np.nanmean(best.fed_base)),
-        "fed": float(np.nanmean(best.fed)),
-        "gain_low": gain.low,
-        "gain_high": gain.high,
-        "worse": float((best.mixed < best.mixed_base - 1e-9).mean()),
-        "neighbours_kept": drifted.kept,
-        "tests": float(len(best.mixed)),
-    }
+    fed, unfed = (bootstrap(best.gain(part), best.groups[part], level=gate.level, seed=seed) for part in ("fed", "unfed"))
+    promote, reason = gate(fed, unfed, drifted.harmed)
+    figures = {"neighbours_kept": drifted.kept}
+    for part, gain in (("fed", fed), ("unfed", unfed)):
+        if gain.count:
+            figures |= {
+                f"{part}_rank_base": float(2 ** best.base[part].mean()),  # geometric means
+                f"{part}_rank": float(2 ** best.candidate[part].mean()),
+                f"{part}_gain": gain.mean,
+                f"{part}_gain_low": gain.low,
+                f"{part}_gain_high": gain.high,
+                f"{part}_worse": float((best.gain(part) < 0).mean()),
+            }
+        figures[f"{part}_tests"] = float(gain.count)
     return promote, reason, figures

@@ -6,7 +6,8 @@ that are items which nobody marked:
 
 fed     items of taught concepts
 unfed   items of all other concepts
-mixed   items of the taught and of equally many untaught concepts, ranked among these alone
+mixed   items of the taught and of equally many untaught concepts
+pooled  the same queries as mixed, but ranked among these concepts' items alone: can the taught be told from the untaught?
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def _precision(
 def _means(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     figures = [key for key, value in runs[0].items() if isinstance(value, float)]
     means = {key: round(float(np.mean([r[key] for r in runs])), 4) for key in figures}
-    for part in ("fed", "unfed", "mixed"):
+    for part in ("fed", "unfed", "mixed", "pooled"):
         means[f"{part}_gain"] = round(means[f"{part}_after"] - means[f"{part}_before"], 4)
         means[f"{part}_gain_relative"] = round(means[f"{part}_after"] / means[f"{part}_before"] - 1, 4)
     return means

@@ -67,8 +67,10 @@ class Graph:
         matching = n if mask is None else int(np.count_nonzero(mask))
         scores, best = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
         short = np.arange(len(queries))
-        ef = max(self._ef_search, k + k // 2) * n // matching
-        while len(short) and EXACT_PER_EF * ef < matching:
+        wide = max(self._ef_search, k + k // 2) * n // matching
+        for ef in (min(wide, n), min(RAISE * wide, n)):
+            if not len(short) or EXACT_PER_EF * ef >= matching:
+                break
             step = max(1, FOUND // ef)
             still = []
             for start in range(0, len(short), step):
@@ -77,7 +79,6 @@ class Graph:
                 scores[part[done]], best[part[done]] = scores_done, best_done
                 still.append(part[~done])
             short = np.concatenate(still)
-            ef *= RAISE
         if len(short):
             scores[short], best[short] = top_k(queries[short], self.rows(), k, mask)
         return scores, best
@@ -112,9 +113,7 @@ class FaissIndex(KeyedIndex):
 
     kind = "faiss"
 
-    def __init__(
-        self, dim: int, *, hnsw_from: int = 10_000, m: int = 16, ef_construction: int = 100, ef_search: int = 64
-    ) -> None:
+    def __init__(self, dim: int, *, hnsw_from: int = 10_000, m: int = 16, ef_construction: int = 64, ef_search: int = 64) -> None:
         for name, value, low, high in [
             ("hnsw_from", hnsw_from, 0, 2**62),
             ("m", m, 2, 128),

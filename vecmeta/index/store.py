@@ -78,7 +78,7 @@ def save(index: VectorIndex, folder: Path, revision: int, **extra: Any) -> None:
             index.dump(temporary)
             files = {path.name: _sync(path) for path in sorted(temporary.iterdir())}
             manifest = Manifest(index.kind, index.dim, len(index), revision, extra, files)
-            (temporary / MANIFEST).write_text(json.dumps(asdict(manifest)), "utf-8")
+            (temporary / MANIFEST).write_text(_sealed(asdict(manifest)), "utf-8")
             _sync(temporary / MANIFEST)
             _sync_folder(temporary)
             temporary.rename(final)
@@ -114,7 +114,10 @@ def load(folder: Path) -> tuple[VectorIndex, Manifest] | None:
 
 def _load(path: Path) -> tuple[VectorIndex, Manifest]:
     try:
-        given = json.loads((path / MANIFEST).read_text("utf-8"))
+        text = (path / MANIFEST).read_text("utf-8")
+        given = json.loads(text)["manifest"]
+        if text != _sealed(given):
+            raise ValueError("its checksum is wrong")
         if given["format"] != FORMAT:
             raise ValueError(f"format {given['format']!r} instead of {FORMAT}")
         files = {str(name): (int(size), int(crc)) for name, (size, crc) in given.pop("files").items()}
@@ -132,6 +135,11 @@ def _load(path: Path) -> tuple[VectorIndex, Manifest]:
     if index.dim != manifest.dim:
         raise _Damaged(f"it has dim {index.dim}, its manifest says {manifest.dim}")
     return index, manifest
+
+
+def _sealed(manifest: Mapping[str, Any]) -> str:
+    """The manifest as it is written: with its own checksum, for a wrong revision would pass old vectors off as current."""
+    return json.dumps({"manifest": manifest, "crc32": zlib.crc32(json.dumps(manifest).encode())})
 
 
 def _age(path: Path) -> tuple[int, str]:

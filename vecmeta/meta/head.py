@@ -5,7 +5,7 @@ The formula (x' is a centred unit row, k and v the memory of the C taught concep
     x' = norm(x - sigmoid(c) mu)
     w  = softmax([<x', norm(k_c)> / t  for every concept ;  <x', m_j> / t + b - r log B  for every centroid])
     g  = sum of w over the concepts
-    z  = norm(x' + (a + (1 - a) g) x' dW + s sum_c w_c v_c + s_b sum_j w_j m_j)
+    z  = norm(x' + (a + (1 - a) g) x' dw + s sum_c w_c v_c + s_b sum_j w_j m_j)
 
 The centroids compete with the concepts for every point, so a point that belongs to something untaught stays where it is.
 `centre` and `forward` are written once for two array modules: numpy when a head is used, torch when it is learned. Importing this
@@ -37,7 +37,7 @@ class Fast(NamedTuple):
 
     k: Any  # (C, dim)
     v: Any  # (C, dim)
-    dW: Any  # (dim, dim)
+    dw: Any  # (dim, dim)
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ def forward(xp: Any, scalars: Mapping[str, Any], fast: Fast, x: Any, background:
     w_taught, w_background = w[:, :concepts], w[:, concepts:]  # (n, C), (n, B)
     g = w_taught.sum(1, keepdims=True)  # (n, 1)
     a = 1 / (1 + xp.exp(-scalars["a"]))
-    moved = (a + (1 - a) * g) * (x @ fast.dW)  # (n, dim)
+    moved = (a + (1 - a) * g) * (x @ fast.dw)  # (n, dim)
     pulled = scalars["s"] * (w_taught @ fast.v) + scalars["s_b"] * (w_background @ background)  # (n, dim)
     return unit(xp, x + moved + pulled), g
 
@@ -144,7 +144,7 @@ class MemoryHead:
     """What `vecmeta.meta.maml.adapt` returns: the formula with its numbers filled in.
 
     ``scalars``     0-d float32 by the names in SCALARS.
-    ``fast``        k, v (C, dim) and dW (dim, dim), float32; C = 0 is allowed.
+    ``fast``        k, v (C, dim) and dw (dim, dim), float32; C = 0 is allowed.
     ``background``  (B, dim) float32, centred unit rows, B >= 1.
     ``mean``        (dim,) float32, the collection's mean.
     ``strength``    lambda: `project` gives norm((1 - lambda) x + lambda z); 0 is exactly the identity.
@@ -153,7 +153,7 @@ class MemoryHead:
     Raises InvalidConfig when the shapes do not fit together or the strength lies outside [0, 1].
     """
 
-    scalars: Mapping[str, NDArray[np.float32]]
+    scalars: Mapping[str, Any]
     fast: Fast
     background: Vectors
     mean: Vector
@@ -162,9 +162,9 @@ class MemoryHead:
 
     def __post_init__(self) -> None:
         dim = len(self.mean)
-        shapes = {"k": self.fast.k.shape, "v": self.fast.v.shape, "dW": self.fast.dW.shape, "background": self.background.shape}
+        shapes = {"k": self.fast.k.shape, "v": self.fast.v.shape, "dw": self.fast.dw.shape, "background": self.background.shape}
         c = len(self.fast.k)
-        right = {"k": (c, dim), "v": (c, dim), "dW": (dim, dim), "background": (len(self.background), dim)}
+        right = {"k": (c, dim), "v": (c, dim), "dw": (dim, dim), "background": (len(self.background), dim)}
         if shapes != right or not len(self.background):
             raise InvalidConfig(f"a memory head of dimension {dim} cannot be made of arrays of the shapes {shapes}")
         missing = [name for name in SCALARS if name not in self.scalars]
@@ -211,7 +211,7 @@ class MemoryHead:
     def to_bytes(self) -> bytes:
         """Safetensors with the strength and the provenance in its metadata; equal heads give equal bytes."""
         tensors = {f"scalar.{name}": np.asarray(value, np.float32) for name, value in self.scalars.items()}
-        tensors |= {"k": self.fast.k, "v": self.fast.v, "dW": self.fast.dW, "background": self.background, "mean": self.mean}
+        tensors |= {"k": self.fast.k, "v": self.fast.v, "dw": self.fast.dw, "background": self.background, "mean": self.mean}
         about = {"format": FORMAT, "kind": "memory", "dim": self.dim, "strength": self.strength}
         return pack(tensors, about | {"provenance": dict(self.provenance)})
 
@@ -224,7 +224,7 @@ def load_head(blob: bytes) -> Head:
             return IdentityHead(about["dim"])
         return MemoryHead(
             scalars={name: tensors[f"scalar.{name}"] for name in SCALARS},
-            fast=Fast(tensors["k"], tensors["v"], tensors["dW"]),
+            fast=Fast(tensors["k"], tensors["v"], tensors["dw"]),
             background=tensors["background"],
             mean=tensors["mean"],
             strength=about["strength"],

@@ -45,7 +45,13 @@ def prototypes(x: Tensor, y: Tensor) -> Tensor:
 
 
 def contrastive(
-    z: Tensor, together: Tensor, tau: Tensor, *, boost: Tensor | None = None, far: Tensor | None = None, anchors: Tensor | None = None
+    z: Tensor,
+    together: Tensor,
+    tau: Tensor,
+    *,
+    boost: Tensor | None = None,
+    far: Tensor | None = None,
+    anchors: Tensor | None = None,
 ) -> Tensor:
     """The supervised contrastive loss (Khosla et al. 2020) with graded pairs: z (N, dim) unit rows, together (N, N) >= 0 -> ().
 
@@ -71,13 +77,17 @@ def inner_loss(fast: Fast, scalars: Mapping[str, Tensor], x: Tensor, y: Tensor, 
     z = forward(torch, scalars, fast, everything, background)[0]
     z, z_far = z[: len(x)], z[len(x) :]
     together, apart = pairs(y)
-    return contrastive(
-        z, together, tau, boost=torch.log1p(scalars["neg"].exp() * apart), far=z @ z_far.T / tau + scalars["far"]
-    )
+    return contrastive(z, together, tau, boost=torch.log1p(scalars["neg"].exp() * apart), far=z @ z_far.T / tau + scalars["far"])
 
 
 def inner_loop(
-    scalars: Mapping[str, Tensor], rates: Tensor, x: Tensor, y: Tensor, background: Tensor, rows_most: int, rng: np.random.Generator
+    scalars: Mapping[str, Tensor],
+    rates: Tensor,
+    x: Tensor,
+    y: Tensor,
+    background: Tensor,
+    rows_most: int,
+    rng: np.random.Generator,
 ) -> Fast:
     """A gradient step per column of rates (3, K), from the prototypes and no map; differentiable in scalars and rates.
 
@@ -88,7 +98,11 @@ def inner_loop(
     fast = Fast(k, k.clone(), x.new_zeros(x.shape[1], x.shape[1]))
     scale = (float(y.shape[1]), float(y.shape[1]), 1.0)
     for step in range(rates.shape[1]):
-        drawn = torch.as_tensor(draw_rows(y.detach().cpu().numpy(), rows_most, rng), device=x.device) if len(x) > rows_most else slice(None)
+        drawn = (
+            torch.as_tensor(draw_rows(y.detach().cpu().numpy(), rows_most, rng), device=x.device)
+            if len(x) > rows_most
+            else slice(None)
+        )
         slopes = torch.func.grad(inner_loss)(fast, scalars, x[drawn], y[drawn], background)
         fast = Fast(*(w - rates[i, step].exp() * scale[i] * slope for i, (w, slope) in enumerate(zip(fast, slopes, strict=True))))
     return fast
@@ -115,7 +129,9 @@ def adapt(start: Start, episode: Episode, stats: Statistics, *, device: str = "c
     Raises InvalidVector when episode and statistics differ in dimension.
     """
     if episode.x.shape[1] != stats.background.shape[1]:
-        raise InvalidVector(f"judged rows of dimension {episode.x.shape[1]} in a collection of dimension {stats.background.shape[1]}")
+        raise InvalidVector(
+            f"judged rows of dimension {episode.x.shape[1]} in a collection of dimension {stats.background.shape[1]}"
+        )
     with one_thread(), torch.no_grad():  # torch.func.grad takes its gradients all the same
         scalars = {name: torch.from_numpy(value).to(device) for name, value in start.scalars.items()}
         y = torch.from_numpy(episode.y[:, (episode.y > 0).any(0)]).to(device)
@@ -174,7 +190,9 @@ def score(start: Start, tasks: Sequence[Task]) -> Scores:
         after = adapt(start, task.support, stats).project(task.x)
         before = centre(np, start.scalars, task.x, stats.mean)
         fed = (task.y[:, : task.fed] > 0).any(1)
-        gains.append([average_precision(after[s], task.y[s]) - average_precision(before[s], task.y[s]) for s in (fed, fed | True, ~fed)])
+        gains.append(
+            [average_precision(after[s], task.y[s]) - average_precision(before[s], task.y[s]) for s in (fed, fed | True, ~fed)]
+        )
     return Scores(*(float(gain) for gain in np.nanmean(gains, 0)))
 
 

@@ -32,7 +32,7 @@ class MetaConfig:
     inner_rows: int = 1024  # most rows in one inner step's (rows, rows) loss; more judgements than that are drawn from
     background_divisor: int = 20  # one centroid for so many items of the collection
     background_most: int = 512  # never more centroids than this: the cost of projecting grows with them
-    outer_steps: int = 600  # updates of the scalars
+    outer_steps: int = 300  # updates of the scalars
     batch: int = 2  # tasks per update
     learning_rate: float = 2e-2  # of Adam on the scalars, falling to a tenth along a cosine
     ways_most: int = 20  # most concepts taught in one task, and most untaught ones beside them
@@ -45,7 +45,8 @@ class MetaConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"query_share": 0, "unfed_weight": 0, "seed": 0, "learning_rate": 0, "shots_most": 2, "rows_per_class": 2, "ways_most": 2}
+        least = dict.fromkeys(("query_share", "unfed_weight", "seed", "learning_rate"), 0)
+        least |= dict.fromkeys(("shots_most", "rows_per_class", "ways_most"), 2)
         for entry in fields(self):
             value, low = getattr(self, entry.name), least.get(entry.name, 1)
             whole = entry.type == "int"
@@ -60,12 +61,12 @@ class Start:
     """What adaptation begins from. Carries over between encoders and dimensions, because it is scalars only.
 
     ``scalars``     0-d float32 by the names in INITIAL.
-    ``rates``       (3, inner_steps) float32: logs of the inner loop's learning rates of k, v and dW.
+    ``rates``       (3, inner_steps) float32: logs of the inner loop's learning rates of k, v and dw.
     ``config``      the training's.
     ``provenance``  free JSON: data, scores, command.
     """
 
-    scalars: Mapping[str, NDArray[np.float32]]
+    scalars: Mapping[str, Any]
     rates: NDArray[np.float32]
     config: MetaConfig = field(default_factory=MetaConfig)
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -76,9 +77,10 @@ class Start:
             raise InvalidConfig(f"a start holds the finite numbers {', '.join(INITIAL)}; given: {dict(self.scalars)!r}")
         rates = np.array(self.rates, np.float32)
         if rates.shape != (3, self.config.inner_steps) or not np.isfinite(rates).all():
-            raise InvalidConfig(f"{self.config.inner_steps} inner steps need rates of shape (3, {self.config.inner_steps}), not {rates.shape}")
+            steps = self.config.inner_steps
+            raise InvalidConfig(f"{steps} inner steps need finite rates of the shape (3, {steps}), not {rates.shape}")
         rates.setflags(write=False)
-        object.__setattr__(self, "scalars", values)
+        object.__setattr__(self, "scalars", {name: values[name] for name in INITIAL})
         object.__setattr__(self, "rates", rates)
 
     @property
@@ -99,7 +101,7 @@ class Start:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, pack(self._tensors(), {"format": FORMAT, **about}))
         numbers = {name: round(float(value), 4) for name, value in self.scalars.items()}
-        readable = {"hash": self.hash, "scalars": numbers, "rates": np.round(self.rates, 4).tolist(), **about}
+        readable = {"hash": self.hash, "scalars": numbers, "rates": np.round(self.rates.astype(np.float64), 4).tolist(), **about}
         _write(path.with_suffix(".json"), (json.dumps(readable, indent=2) + "\n").encode())
 
 

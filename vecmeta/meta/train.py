@@ -73,9 +73,11 @@ def notions_from_file(
         classes = {name: _telling(rows, len(x)) for name, rows in classes.items()}
         classes = {name: rows for name, rows in classes.items() if len(rows) >= LEAST_CLASSES}
         if not classes:
-            raise InvalidConfig(f"{path} has no column of labels with {LEAST_CLASSES} classes of {LEAST_MEMBERS} rows; found: {named}")
+            raise InvalidConfig(
+                f"{path} has no column of labels with {LEAST_CLASSES} classes of {LEAST_MEMBERS} rows; found: {named}"
+            )
     title = path.parent.name if path.stem == "data" else path.stem
-    return [Notion(f"{title}:{name}", x, rows) for name, rows in classes.items()]
+    return [Notion(f"{title}:{name}", x, tuple(rows.values())) for name, rows in classes.items()]
 
 
 def meta_train_files(
@@ -95,7 +97,7 @@ def meta_train_files(
     Returns what happened: the start's hash, the notions, the best step, its gains on the validation notions (mAP@R over the
     centred base vectors), and the seconds. ``provenance`` goes into the file, beside the config and the scores.
 
-    Raises InvalidConfig for bad data, StorageError's kin never: an ``out`` that cannot be written is an OSError.
+    Raises InvalidConfig for bad data. An ``out`` that cannot be written is an OSError.
     """
     from vecmeta.meta.maml import meta_train
 
@@ -150,7 +152,12 @@ def _vectors(path: Path, limit: int) -> tuple[Vectors, dict[str, list[Any]]]:
 
 
 def _encoded(
-    path: Path, content_column: str | None, encoder: SupportsEncode | None, limit: int, cache_dir: Path | None, progress: Progress | None
+    path: Path,
+    content_column: str | None,
+    encoder: SupportsEncode | None,
+    limit: int,
+    cache_dir: Path | None,
+    progress: Progress | None,
 ) -> tuple[Vectors, dict[str, list[Any]]]:
     columns = _table(path)
     content = content_column or next((name for name in CONTENT_COLUMNS if name in columns), None)

@@ -1,0 +1,512 @@
+"""Every index, in every mode, against the same plain numpy computation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from vecmeta.errors import IndexUnavailable, InvalidConfig, InvalidInput, InvalidVector
+from vecmeta.index import KINDS, VectorIndex, base, faiss_index, open_index
+from vecmeta.index.faiss_index import FaissIndex, Graph
+from vecmeta.index.keys import KeyTable
+from vecmeta.index.locks import ReadWriteLock
+from vecmeta.types import Keys, Vectors
+
+DIM = 16
+MODES: dict[str, Callable[[], VectorIndex]] = {
+    "exact": lambda: open_index("exact", DIM),
+    "faiss-flat": lambda: open_index("faiss", DIM, hnsw_from=10**9),
+    "faiss-hnsw": lambda: open_index("faiss", DIM, hnsw_from=0),
+}
+Make = Callable[[], VectorIndex]
+
+
+@pytest.fixture(params=MODES)
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
+    if request.param == "faiss-hnsw":
+        monkeypatch.setattr(faiss_index, "EXACT_PER_EF", 0)  # walk the graph even where scoring all rows would be quicker
+    return MODES[request.param]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """On a busy machine faiss's threads wait for each other longer than such small work takes."""
+    threads = faiss_index.faiss.omp_get_max_threads()
+    faiss_index.faiss.omp_set_num_threads(1)
+    yield
+    faiss_index.faiss.omp_set_num_threads(threads)
+
+
+def unit(rng: np.random.Generator, n: int, dim: int = DIM) -> Vectors:
+    x = rng.standard_normal((n, dim)).astype(np.float32)
+    rows: Vectors = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return rows
+
+
+def clustered(rng: np.random.Generator, n: int, dim: int = DIM, clusters: int = 40) -> tuple[Vectors, NDArray[np.int64]]:
+    label = rng.integers(0, clusters, n)
+    x = (unit(rng, clusters, dim)[label] + 0.6 * unit(rng, n, dim)).astype(np.float32)
+    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32), label
+
+
+def ints(*values: int) -> Keys:
+    return np.array(values, np.int64)
+
+
+def check(index: VectorIndex, held: dict[int, Vectors], queries: Vectors, k: int, allowed: Keys | None = None) -> None:
+    """Shape, order, distinct known keys, scores that are their keys' true cosines; and, at this size, the true best."""
+    match = [key for key in held if allowed is None or key in set(allowed.tolist())]
+    scores, keys = index.search(queries, k, allowed=allowed)
+    m = min(k, len(match))
+    assert scores.shape == keys.shape == (len(queries), m)
+    assert scores.dtype == np.float32
+    assert keys.dtype == np.int64
+    for query, row_scores, row_keys in zip(queries, scores, keys, strict=True):
+        truth = {key: float(np.dot(held[key].astype(np.float64), query)) for key in match}
+        assert len(set(row_keys.tolist())) == m
+        assert set(row_keys.tolist()) <= set(match)
+        np.testing.assert_allclose(row_scores, [truth[key] for key in row_keys.tolist()], atol=1e-5)
+        np.testing.assert_allclose(row_scores, sorted(truth.values(), reverse=True)[:m], atol=1e-5)
+    assert len(index) == len(held)
+    assert index.keys().tolist() == sorted(held)
+
+
+def test_an_empty_index_finds_nothing(make: Make) -> None:
+    index = make()
+    check(index, {}, unit(np.random.default_rng(0), 3), 5)
+    assert index.remove(ints(1, 2)) == 0
+    assert index.vectors(ints()).shape == (0, DIM)
+    index.add(ints(), np.empty((0, DIM), np.float32))
+    assert len(index) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 300])
+@pytest.mark.parametrize("k", [1, 10, 299, 1000])
+def test_the_best_come_first_and_never_padded(make: Make, n: int, k: int) -> None:
+    rng = np.random.default_rng(n)
+    index, x = make(), unit(rng, n)
+    keys = np.arange(n, dtype=np.int64) * 7 + 3
+    index.add(keys, x)
+    check(index, dict(zip(keys.tolist(), x, strict=True)), unit(rng, 4), k)
+    check(index, dict(zip(keys.tolist(), x, strict=True)), unit(rng, 1), k)
+    assert index.search(np.empty((0, DIM), np.float32), k)[0].shape == (0, min(k, n))
+
+
+def test_a_batch_answers_as_its_queries_one_by_one(make: Make) -> None:
+    rng = np.random.default_rng(1)
+    index, queries = make(), unit(rng, 30)
+    index.add(np.arange(2000), unit(rng, 2000))
+    for allowed in (None, np.arange(0, 2000, 3)):
+        scores, keys = index.search(queries, 7, allowed=allowed)
+        for i in range(len(queries)):
+            one_scores, one_keys = index.search(queries[i : i + 1], 7, allowed=allowed)
+            np.testing.assert_allclose(one_scores[0], scores[i], atol=1e-5)
+            assert set(one_keys[0].tolist()) == set(keys[i].tolist())
+
+
+def test_replace_remove_and_add_again(make: Make) -> None:
+    rng = np.random.default_rng(2)
+    index, x, queries = make(), unit(rng, 200), unit(rng, 3)
+    held = dict(enumerate(x))
+    index.add(np.arange(200), x)
+
+    y = unit(rng, 50)
+    index.add(np.arange(150, 200)[::-1].copy(), y)  # replace, in another order
+    held.update(zip(range(199, 149, -1), y, strict=True))
+    check(index, held, queries, 20)
+
+    y = unit(rng, 4)
+    index.add(ints(5, 900, 5, 900), y)  # the last of equal keys wins
+    held.update({5: y[2], 900: y[3]})
+    check(index, held, queries, 20)
+    np.testing.assert_array_equal(index.vectors(ints(900, 5)), y[[3, 2]])
+
+    assert index.remove(ints(5, 5, 12345, 900)) == 2
+    del held[5], held[900]
+    check(index, held, queries, 300)
+    with pytest.raises(KeyError, match="900"):
+        index.vectors(ints(1, 900, 5))
+
+    assert index.remove(np.arange(1000)) == len(held)
+    check(index, {}, queries, 3)
+    index.add(np.arange(100), x[:100])
+    check(index, dict(enumerate(x[:100])), queries, 3)
+
+
+def test_filters_return_the_best_that_match_however_few(make: Make) -> None:
+    rng = np.random.default_rng(3)
+    index, x, queries = make(), unit(rng, 3000), unit(rng, 3)
+    index.add(np.arange(3000), x)
+    index.remove(np.arange(2900, 3000))
+    held = dict(enumerate(x[:2900]))
+    for share in (1.0, 0.7, 0.3, 0.1, 0.03, 0.01):
+        check(index, held, queries, 10, rng.permutation(3000)[: int(3000 * share)])
+    check(index, held, queries, 10, ints())
+    check(index, held, queries, 10, ints(17))
+    check(index, held, queries, 10, ints(17, 17, 4))
+    check(index, held, queries, 10, ints(2950, 10**12, 4))  # removed, never known, known
+    check(index, held, queries, 10, ints(10**12))
+
+
+def test_a_filter_that_excludes_the_whole_neighbourhood_loses_nothing(make: Make) -> None:
+    rng = np.random.default_rng(4)
+    x, label = clustered(rng, 4000, clusters=10)
+    index = make()
+    index.add(np.arange(4000), x)
+    for i in range(5):
+        allowed = np.flatnonzero(label != label[i])
+        scores, keys = index.search(x[i : i + 1], 10, allowed=allowed)
+        best = np.sort(x[allowed] @ x[i])[::-1][:10]
+        assert (label[keys] != label[i]).all()
+        np.testing.assert_allclose(scores[0], best, atol=1e-5)
+
+
+def test_many_equal_vectors_hide_nobody(make: Make) -> None:
+    rng = np.random.default_rng(5)
+    x = unit(rng, 2000)
+    x[:1000] = x[0]
+    index = make()
+    index.add(np.arange(2000), x)
+    scores, keys = index.search(x[[0, 1500]], 20)
+    np.testing.assert_allclose(scores[0], 1, atol=1e-5)
+    assert keys[1, 0] == 1500
+    check(index, dict(enumerate(x)), x[:1], 1500)
+
+
+def test_what_is_given_is_neither_changed_nor_kept(make: Make) -> None:
+    rng = np.random.default_rng(6)
+    index, x, queries = make(), unit(rng, 50), unit(rng, 2)
+    keys, allowed = np.arange(50)[::-1].copy(), np.arange(40)
+    first_keys, first_x, first_queries, first_allowed = keys.copy(), x.copy(), queries.copy(), allowed.copy()
+    held = dict(zip(first_keys.tolist(), first_x, strict=True))
+    index.add(keys, x)
+    scores, found = index.search(queries, 5, allowed=allowed)
+    np.testing.assert_array_equal(keys, first_keys)
+    np.testing.assert_array_equal(x, first_x)
+    np.testing.assert_array_equal(queries, first_queries)
+    np.testing.assert_array_equal(allowed, first_allowed)
+
+    vectors = index.vectors(ints(3))
+    for array in (keys, x, scores, found, vectors, index.keys()):
+        array[...] = 0
+    check(index, held, first_queries, 5)
+    first_x.flags.writeable = False
+    index.add(first_keys, first_x)
+    index.add(first_keys, np.asfortranarray(first_x))
+    check(index, held, first_queries, 5)
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.ones((2, DIM + 1), np.float32), r"shape \(n, 16\), not shape \(2, 17\)"),
+        (np.ones(DIM, np.float32), r"not shape \(16,\)"),
+        ([[1.0] * DIM] * 2, "not a list"),
+        (np.eye(2, DIM), "float32, not float64"),
+        (np.zeros((2, DIM), np.float32), "row 0 has length 0"),
+        (np.eye(2, DIM, dtype=np.float32) * [[1], [np.nan]], "float32"),
+        ((np.eye(2, DIM) * [[1], [np.nan]]).astype(np.float32), "row 1 has length nan"),
+        ((np.eye(2, DIM) * [[1], [2]]).astype(np.float32), "row 1 has length 2"),
+    ],
+)
+def test_vectors_that_cannot_be_used(make: Make, vectors: Vectors, message: str) -> None:
+    index = make()
+    index.add(ints(1), np.eye(1, DIM, dtype=np.float32))
+    with pytest.raises(InvalidVector, match=message):
+        index.add(ints(1, 2), vectors)
+    with pytest.raises(InvalidVector, match=message):
+        index.search(vectors, 1)
+    assert index.keys().tolist() == [1]
+
+
+def test_keys_and_k_that_cannot_be_used(make: Make) -> None:
+    index, x = make(), np.eye(2, DIM, dtype=np.float32)
+    for keys in (np.array([1.0, 2.0]), np.array([1, 2], np.int32), np.array([[1, 2]]), ints(1, -2), [1, 2]):
+        with pytest.raises(InvalidInput, match="keys must be"):
+            index.add(keys, x)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="keys must be"):
+            index.remove(keys)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="keys must be"):
+            index.search(x, 1, allowed=keys)  # type: ignore[arg-type]
+    with pytest.raises(InvalidVector, match="3 keys but 2 vectors"):
+        index.add(ints(1, 2, 3), x)
+    for k in (0, -1, 1.5, True, None):
+        with pytest.raises(InvalidConfig, match="k must be a whole number from 1 up"):
+            index.search(x, k)  # type: ignore[arg-type]
+    assert len(index) == 0
+
+
+def test_dump_and_load(make: Make, tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    for step, n in enumerate((0, 1, 500)):
+        index, x, queries = make(), unit(rng, n), unit(rng, 3)
+        keys = rng.permutation(10**6)[:n]
+        index.add(keys, x)
+        held = dict(zip(keys.tolist(), x, strict=True))
+        for key in keys[: n // 5].tolist():
+            del held[key]
+        index.remove(keys[: n // 5])
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        index.dump(folder)
+        again = type(index).load(folder)
+        assert (again.kind, again.dim) == (index.kind, DIM)
+        check(again, held, queries, 10)
+        again.add(ints(10**7), unit(rng, 1))
+        assert len(again) == len(held) + 1
+        assert again.remove(again.keys()) == len(held) + 1
+
+
+def test_a_closed_index_says_so(make: Make) -> None:
+    index = make()
+    index.add(ints(1), np.eye(1, DIM, dtype=np.float32))
+    index.close()
+    index.close()
+    with pytest.raises(IndexUnavailable, match="closed"):
+        index.search(np.eye(1, DIM, dtype=np.float32), 1)
+    with pytest.raises(IndexUnavailable, match="closed"):
+        index.add(ints(1), np.eye(1, DIM, dtype=np.float32))
+
+
+def test_a_write_that_breaks_off_leaves_an_index_that_refuses(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make()
+
+    def append(self: KeyTable, keys: Keys) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(KeyTable, "append", append)
+    with pytest.raises(MemoryError):
+        index.add(ints(1), np.eye(1, DIM, dtype=np.float32))
+    monkeypatch.undo()
+    with pytest.raises(IndexUnavailable, match="interrupted"):
+        len(index)
+
+
+ACTIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.lists(st.integers(0, 40), max_size=30)),
+        st.tuples(st.just("remove"), st.lists(st.integers(0, 40), max_size=30)),
+        st.tuples(st.just("search"), st.lists(st.integers(0, 40), min_size=1, max_size=30)),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=40, deadline=None)
+@given(actions=ACTIONS, seed=st.integers(0, 1000))
+def test_any_sequence_of_writes_and_searches(mode: str, actions: list[tuple[str, list[int]]], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    held: dict[int, Vectors] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "DEAD_ROWS", 5)
+        patch.setattr(base, "SLICE", 7)
+        patch.setattr(faiss_index, "EXACT_PER_EF", 0)
+        index = MODES[mode]()
+        for action, numbers in actions:
+            keys = np.array(numbers, np.int64)
+            if action == "add":
+                x = unit(rng, len(keys))
+                index.add(keys, x)
+                held.update(zip(numbers, x, strict=True))
+            elif action == "remove":
+                assert index.remove(keys) == len(set(numbers) & set(held))
+                held = {key: row for key, row in held.items() if key not in numbers}
+            else:
+                check(index, held, unit(rng, 2), numbers[0] + 1)
+                check(index, held, unit(rng, 2), numbers[0] + 1, keys)
+        check(index, held, unit(rng, 2), 10)
+
+
+def test_readers_beside_a_writer(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys below 300 stay; above, they are replaced, removed and compacted away all the time."""
+    monkeypatch.setattr(base, "DEAD_ROWS", 100)
+    monkeypatch.setattr(base, "SLICE", 64)
+    rng = np.random.default_rng(8)
+    x = unit(rng, 600)
+    index = make()
+    index.add(np.arange(600), x)
+    stay, stop, failures, searches = np.arange(300), threading.Event(), list[BaseException](), [0] * 4
+
+    def read(number: int) -> None:
+        try:
+            mine = np.random.default_rng(number)
+            while not stop.is_set():
+                i = int(mine.integers(300))
+                scores, keys = index.search(x[i : i + 1], 3)
+                assert keys[0, 0] == i
+                assert scores[0, 0] == pytest.approx(1, abs=1e-5)
+                scores, keys = index.search(x[i : i + 1], 5, allowed=stay)
+                truth = np.sort(x[:300] @ x[i])[::-1][:5]
+                np.testing.assert_allclose(scores[0], truth, atol=1e-5)
+                np.testing.assert_array_equal(index.vectors(ints(i)), x[i : i + 1])
+                searches[number] += 1
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for turn in range(12):
+        index.add(np.arange(300, 600), unit(rng, 300))
+        index.remove(np.arange(400, 600) if turn % 2 else np.arange(300, 600))
+        index.add(np.arange(100), x[:100])
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
+    assert min(searches) > 0
+
+
+# -- what only one of them does
+
+
+def has_graph(index: FaissIndex) -> bool:
+    return isinstance(index._state.store, Graph)
+
+
+def test_the_graph_starts_at_its_threshold_and_ends_after_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss_index, "EXACT_PER_EF", 0)
+    monkeypatch.setattr(base, "DEAD_ROWS", 100)
+    rng = np.random.default_rng(9)
+    index, x, queries = FaissIndex(DIM, hnsw_from=1000), unit(rng, 2000), unit(rng, 3)
+    index.reserve(2000)
+    index.add(np.arange(999), x[:999])
+    assert not has_graph(index)
+    index.add(ints(5), x[5:6])  # a replacement is not one more
+    assert not has_graph(index)
+    index.add(np.arange(999, 1000), x[999:1000])
+    assert has_graph(index)
+    check(index, dict(enumerate(x[:1000])), queries, 10)
+    index.add(np.arange(1000, 2000), x[1000:])
+    check(index, dict(enumerate(x)), queries, 10)
+
+    for part in np.array_split(np.arange(1900), 19):
+        index.remove(part)
+        table = index._state.table
+        assert table.rows - table.count <= max(100, 0.3 * table.rows)
+    assert not has_graph(index)
+    check(index, dict(zip(range(1900, 2000), x[1900:], strict=True)), queries, 10)
+
+
+def test_the_graph_finds_nearly_all_and_gives_way_where_it_is_slower() -> None:
+    rng = np.random.default_rng(10)
+    x, _ = clustered(rng, 6000, dim=96, clusters=100)
+    index = FaissIndex(96, hnsw_from=0)
+    index.add(np.arange(5800), x[:5800])
+    truth = np.argsort(-(x[5800:] @ x[:5800].T), axis=1)[:, :10]
+    found = index.search(x[5800:], 10)[1]
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
+    assert recall >= 0.98
+    walks = []
+    store = index._state.store
+    assert isinstance(store, Graph)
+    walk = store._walk
+    store._walk = lambda *given: walks.append(given[-1]) or walk(*given)  # type: ignore[method-assign, func-returns-value]
+    index.search(x[:1], 10)
+    index.search(x[:1], 10, allowed=np.arange(4000))
+    index.search(x[:1], 10, allowed=np.arange(400))  # few: scored one by one
+    index.search(x[:1], 1000)  # many wanted: likewise
+    assert walks == [64, 92]
+
+
+def test_rows_that_no_walk_reaches_are_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(11)
+    index, x = FaissIndex(DIM, hnsw_from=0), unit(rng, 4000)
+    index.add(np.arange(4000), x)
+    store, efs = index._state.store, []
+    assert isinstance(store, Graph)
+    graph, search = store._index, store._index.search
+
+    class Unreached:
+        def search(self, queries: Vectors, k: int, params: object) -> tuple[Vectors, Keys]:
+            efs.append(k)
+            scores, found = search(queries, k, params=params)
+            found[0, 5:] = -1  # the first query of every batch gets stuck
+            return scores, found
+
+    store._index = Unreached()
+    check(index, dict(enumerate(x)), x[:3], 10)
+    assert efs == [64, 256]
+    assert graph.ntotal == 4000
+
+
+def test_open_index_names_what_it_knows() -> None:
+    assert set(KINDS) >= {"exact", "faiss"}
+    with pytest.raises(InvalidConfig, match=r"unknown index 'annoy'; known are exact, faiss"):
+        open_index("annoy", 3)
+    with pytest.raises(InvalidConfig, match=r"unknown option 'ef' of index 'faiss'; known are hnsw_from, m, ef_c"):
+        open_index("faiss", 3, ef=3)
+    with pytest.raises(InvalidConfig, match="known are none"):
+        open_index("exact", 3, m=3)
+    for dim in (0, -1, 2.0, True):
+        with pytest.raises(InvalidConfig, match="dim"):
+            open_index("exact", dim)  # type: ignore[arg-type]
+    for name, value in [("m", 1), ("m", 1000), ("hnsw_from", -1), ("ef_search", 0), ("ef_construction", 0), ("m", "16")]:
+        with pytest.raises(InvalidConfig, match=name):
+            open_index("faiss", 3, **{name: value})
+
+
+def test_the_package_loads_faiss_only_when_asked() -> None:
+    code = "import sys, vecmeta.index; assert not {'faiss', 'torch'} & set(sys.modules); import vecmeta.index.faiss_index"
+    subprocess.run([sys.executable, "-W", "error", "-c", code + "; assert 'torch' not in sys.modules"], check=True)
+
+
+@pytest.mark.parametrize("order", ["ascending", "descending", "shuffled"])
+def test_key_tables_find_keys_in_any_order_of_arrival(order: str) -> None:
+    rng = np.random.default_rng(12)
+    keys = np.arange(0, 60_000, 3)
+    keys = {"ascending": keys, "descending": keys[::-1].copy(), "shuffled": rng.permutation(keys)}[order]
+    table = KeyTable()
+    for part in np.array_split(keys, 40):
+        table.append(part)
+    np.testing.assert_array_equal(table.find(keys), np.arange(len(keys)))
+    table.append(ints(30, 7, 10**9))  # one replaced, two new
+    assert table.find(ints(30, 7, 10**9, 8)).tolist() == [20_000, 20_001, 20_002, -1]
+    table.kill(table.find(ints(30)))
+    assert table.find(ints(30, 33)).tolist() == [-1, int(np.flatnonzero(keys == 33)[0])]
+    assert table.count == 20_001
+    np.testing.assert_array_equal(table.live_keys(), np.sort(np.append(keys[keys != 30], [7, 10**9])))
+    assert (table._sorted is None) == (order == "ascending")  # the common case costs nothing extra
+    with pytest.raises(ValueError, match="two rows"):
+        KeyTable.restored(ints(1, 1), None)
+    with pytest.raises(ValueError, match="do not fit"):
+        KeyTable.restored(ints(1, 1), np.ones(3, np.bool_))
+
+
+def test_the_lock_lets_readers_share_and_neither_side_starve() -> None:
+    lock, together = ReadWriteLock(), threading.Barrier(3)
+    inside: list[str] = []
+
+    def share() -> None:
+        with lock.reading():
+            together.wait(5)  # passes only when three are in at once
+
+    def write() -> None:
+        for _ in range(200):
+            with lock.writing():
+                inside.append("w")
+                assert len(inside) == 1
+                inside.pop()
+
+    def read() -> None:
+        for _ in range(200):
+            with lock.reading():
+                assert not inside
+
+    for jobs in ([share] * 3, [write, write, read, read, read]):
+        threads = [threading.Thread(target=job) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()

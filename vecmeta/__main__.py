@@ -1,0 +1,5 @@
+"""``python -m vecmeta``."""
+
+from vecmeta.cli import main
+
+main()

@@ -1,0 +1,218 @@
+"""Verbs that show and measure: demo, meta-train, bench adapt."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vecmeta.cli import render
+from vecmeta.cli.app import opened, print_json, shared
+from vecmeta.errors import InvalidConfig
+
+LIMIT = 3000  # as in vecmeta.pydocs, which --help does not need
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from vecmeta.demo import Outcome, Shown
+
+
+def demo(
+    context: typer.Context,
+    items: Annotated[int, typer.Option("--items", min=1, help="How many functions and classes to index.")] = LIMIT,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier demo first.")] = False,
+) -> None:
+    """Index the Python documentation on this machine, teach it a notion of similarity, show before and after."""
+    from vecmeta import demo as demonstration
+
+    with opened(context) as database, render.progress() as progress:
+        outcome = demonstration.run(database, limit=items, fresh=fresh, progress=progress)
+    if shared(context).json:
+        print_json(_demo_json(outcome))
+    else:
+        render.show(*_demo_parts(outcome, shared(context).data))
+
+
+def _demo_json(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "items": outcome.items,
+        "encoded": outcome.encoded,
+        "concepts": [
+            {"name": c.name, "items": c.items, "marked": c.marked, "map": c.quality._asdict()} for c in outcome.concepts
+        ],
+        "judgements": {
+            "new": outcome.understood.new,
+            "duplicate": outcome.understood.duplicate,
+            "contradicting": outcome.understood.contradicting,
+        },
+        "report": render.report_json(outcome.report),
+        "reused_version": outcome.reused,
+        "live": outcome.live,
+        "map": {kind: quality._asdict() for kind, quality in outcome.quality.items()},
+        "shown": [
+            {
+                "query": render.item_json(shown.query),
+                "label": shown.label,
+                "why": shown.why,
+                "before": [render.hit_json(hit) for hit in shown.before],
+                "after": [render.hit_json(hit) for hit in shown.after],
+            }
+            for shown in outcome.shown
+        ],
+        "versions": [render.version_json(version) for version in outcome.versions],
+        "seconds": outcome.seconds,
+    }
+
+
+def _demo_parts(outcome: Outcome, data: str) -> list[RenderableType]:
+    from rich.text import Text
+
+    again = "the same ones as in an earlier run" if outcome.understood.new == 0 else "a few for each of some modules"
+    later = "a version of an earlier run, nothing new to learn; then it was " if outcome.reused else ""
+    parts: list[RenderableType] = [
+        Text(f"{outcome.items:,} documented functions and classes of this Python; {outcome.encoded:,} encoded now."),
+        Text(f"A user marked {len(outcome.marks)} of them, {again}. Adapting:\n"),
+        *([Text(later, style="dim")] if later else []),
+        *render.report_parts(outcome.report, changes=False),
+        Text(""),
+        _concepts_table(outcome),
+        Text(
+            "Hits before (the untouched encoder) and after; ● is an item of the query's module. No query was marked, and none was"
+        ),
+        Text("picked for its looks: of three modules, each time the query with the median gain."),
+        *[part for shown in outcome.shown for part in _shown_parts(shown)],
+        _quality_table(outcome),
+        render.versions_table(outcome.versions, "Versions"),
+        Text("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in outcome.seconds.items()), style="dim"),
+        Text("\nNow you:", style="bold"),
+    ]
+    where = "" if data == "./vecmeta-data" else f"--data {shlex.quote(data)} "
+    commands = ['search python-docs "read a compressed archive"', 'search python-docs "read a compressed archive" --version 0']
+    if outcome.untaught is not None:
+        name, ids = outcome.untaught
+        commands += [f"feedback python-docs --concept {name} {' '.join(ids)}", "adapt python-docs"]
+    commands += ["versions python-docs", "rollback python-docs"]
+    parts += [Text(f"  vecmeta {where}{command}") for command in commands]
+    return parts
+
+
+def _concepts_table(outcome: Outcome) -> RenderableType:
+    rows = [
+        (
+            c.name,
+            c.items,
+            c.marked,
+            f"{c.quality.before:.3f}",
+            f"{c.quality.after:.3f}",
+            f"{c.quality.after - c.quality.before:+.3f}",
+        )
+        for c in sorted(outcome.concepts, key=lambda c: c.quality.before - c.quality.after)
+    ]
+    columns = ("module", "items>", "marked>", "mAP before>", "after>", "change>")
+    return render.table(columns, rows, "What was taught, measured on the items that were not marked")
+
+
+def _shown_parts(shown: Shown) -> list[RenderableType]:
+    from rich.text import Text
+
+    def cell(hits: Any, rank: int) -> Text:
+        if rank >= len(hits):
+            return Text("")
+        right = hits[rank].metadata.get("module") == shown.label
+        return Text(f"{'●' if right else ' '} {hits[rank].id}", style="green" if right else "dim")
+
+    def strip(hits: Any) -> Text:
+        right = [hit.metadata.get("module") == shown.label for hit in hits]
+        return Text("".join("●" if r else "·" for r in right) + f" {sum(right)} of {len(right)}", style="bold")
+
+    rows: list[tuple[object, ...]] = [(rank + 1, cell(shown.before, rank), cell(shown.after, rank)) for rank in range(5)]
+    rows.append(("", strip(shown.before), strip(shown.after)))
+    signature, _, doc = str(shown.query.content).partition("\n")
+    return [
+        Text(f"\n{render.content_text(signature, 60)}  {render.content_text(doc, 90)}", style="bold"),
+        Text(f"{shown.label}, the module that {shown.why}", style="dim"),
+        render.table(("#>", "before", "after"), rows),
+    ]
+
+
+def _quality_table(outcome: Outcome) -> RenderableType:
+    meaning = {
+        "fed": "modules that were taught",
+        "unfed": "modules that were not",
+        "mixed": "both, told from each other",
+    }
+    rows = [
+        (kind, meaning[kind], q.queries, f"{q.before:.3f}", f"{q.after:.3f}", f"{q.after - q.before:+.3f}")
+        for kind, q in outcome.quality.items()
+    ]
+    columns = ("queries", "unmarked items of", "number>", "mAP before>", "after>", "change>")
+    return render.table(columns, rows, "Quality on items that nobody marked")
+
+
+def meta_train(
+    context: typer.Context,
+    sets: Annotated[
+        list[Path], typer.Option("--sets", metavar="FILE...", help="Data sets to learn from: .parquet, .jsonl, .npz.")
+    ],
+    validate: Annotated[list[Path], typer.Option("--validate", metavar="FILE...", help="Data sets to choose the best step by.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the start is written (safetensors).")],
+    encoder: Annotated[str, typer.Option(help="What encodes contents, as for create; .npz files have vectors already.")] = "text",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the outer loop.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of episodes and initial values.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, help="Rows of a file that are encoded.")] = 8000,
+    cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Keep encodings here for the next time.")] = None,
+) -> None:
+    """Meta-train a start from labelled data sets of your own."""
+    from vecmeta.encoders import open_encoder
+    from vecmeta.meta.start import MetaConfig
+    from vecmeta.meta.train import meta_train_files
+
+    config = MetaConfig(seed=seed) if steps is None else MetaConfig(outer_steps=steps, seed=seed)
+    wanted = any(path.suffix != ".npz" for path in [*sets, *validate])
+    made: Any = open_encoder(encoder, device=shared(context).device) if wanted else None
+    try:
+        with render.progress("steps") as progress:
+            facts = meta_train_files(sets, validate, out, config, made, cache, progress, limit=limit)
+    except OSError as error:
+        raise InvalidConfig(f"{error.filename or out}: {error.strerror or error}") from None
+    _print_facts(context, facts)
+
+
+def bench_adapt(
+    context: typer.Context,
+    data_sets: Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")],
+    set_names: Annotated[list[str] | None, typer.Option("--set", metavar="NAME...", help="Only these. Default: all.")] = None,
+    concepts: Annotated[int, typer.Option(min=2, help="Concepts taught.")] = 15,
+    shots: Annotated[int, typer.Option(min=1, help="Items marked for each.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
+) -> None:
+    """Measure adaptation on labelled data sets: taught, untaught and mixed concepts."""
+    from vecmeta.bench import adapt
+
+    with render.progress("runs") as progress:
+        facts = adapt.run(
+            data_sets,
+            sets=set_names,
+            concepts=concepts,
+            shots=shots,
+            seeds=seeds,
+            device=shared(context).device,
+            progress=progress,
+        )
+    if shared(context).json:
+        print_json(facts)
+        return
+    for name, means in facts["means"].items():
+        kinds = [kind for kind in ("fed", "unfed", "mixed", "pooled") if f"{kind}_after" in means]
+        rows = [(kind, *(f"{means[f'{kind}_{what}']:.3f}" for what in ("before", "after", "gain"))) for kind in kinds]
+        render.show(render.table(("queries", "mAP before>", "after>", "gain>"), rows, f"{name}, {seeds} repetitions"))
+
+
+def _print_facts(context: typer.Context, facts: dict[str, Any]) -> None:
+    if shared(context).json:
+        print_json(facts)
+    else:
+        render.show(render.table(("", ""), [(key, str(value)) for key, value in facts.items()]))
