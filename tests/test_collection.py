@@ -49,7 +49,7 @@ def test_unchanged_contents_are_not_encoded_again(db: vm.Database) -> None:
 def test_progress_counts_up_to_the_number_of_contents_and_may_cancel(toys: vm.Collection) -> None:
     seen: list[tuple[str, int, int]] = []
     toys.add([vm.Item(f"n{i}", "red dog") for i in range(1300)], progress=lambda *step: seen.append(step))
-    assert seen == [("encoding", 0, 1300), ("encoding", 512, 1300), ("encoding", 1024, 1300), ("encoding", 1300, 1300)]
+    assert seen == [("encoding", done, 1300) for done in (0, 256, 512, 768, 1024, 1280, 1300)]
 
     def stop(stage: str, done: int, total: int) -> None:
         if done:
@@ -160,6 +160,12 @@ def test_recommend_leaves_out_what_was_named(toys: vm.Collection) -> None:
     assert ids(toys.recommend(like=["a", "c"], k=9, where={"words": "green"})) == ["b", "f"]
     with pytest.raises(vm.InvalidConfig, match="liked"):
         toys.recommend(like=[])
+
+
+def test_embed_takes_contents_ids_and_vectors(toys: vm.Collection) -> None:
+    by_content = toys.embed(["red cat", "blue dog"])
+    np.testing.assert_allclose(toys.embed([vm.Id("a"), vm.Id("c")]), by_content, atol=1e-6)
+    np.testing.assert_allclose(toys.embed(3 * by_content), by_content, atol=1e-6)
 
 
 def test_embed_is_the_encoder_under_the_base(toys: vm.Collection) -> None:

@@ -187,9 +187,3 @@ def test_the_shown_queries_are_nobodys_favourites() -> None:
     gains = {f"{name}{n}": n / 10 for name in "abc" for n in (1, 2, 3)}
     shown = demo._to_show([concept("a", 0.1), concept("b", 0.3), concept("c", -0.1)], {id: id[0] for id in gains}, gains)
     assert shown == [("gained most", "b2"), ("is in the middle", "a2"), ("gained least", "c2")]
-
-
-def test_average_precision_by_hand() -> None:
-    assert demo._average_precision([True, False, True], 2) == pytest.approx((1 + 2 / 3) / 2)
-    assert demo._average_precision([False, True], 2) == pytest.approx(0.25)  # the other one was not found
-    assert demo._average_precision([], 0) == 0

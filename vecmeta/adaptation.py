@@ -104,10 +104,10 @@ def adapt(
     report = Report(
         "promoted" if promote else "kept", None, reason, metrics, drifted.harmed, drifted.changed, dry_run=wish.dry_run
     )
-    if not wish.dry_run:
-        row = {"method": wish.method, "strength": best.strength, "judgements": int((taught.y != 0).sum())}
-        report = _publish(versions, servings, made_of, head, row, report, expected, clock, progress)
-    return replace(report, seconds=clock.total())
+    if wish.dry_run:
+        return replace(report, seconds=clock.total())
+    row = {"method": wish.method, "strength": best.strength, "judgements": int((taught.y != 0).sum())}
+    return _publish(versions, servings, made_of, head, row, report, expected, clock, progress)
 
 
 def resolve(items: ItemStore, log: JudgementLog) -> Taught:
@@ -151,7 +151,7 @@ def resolve(items: ItemStore, log: JudgementLog) -> Taught:
     y = np.zeros((len(vectors), len(own)), dtype=np.float32)
     for r, c, score in cells:
         y[r, c] = score
-    taught = (y > 0).any(0)  # a concept of which only is said what does not belong teaches nothing
+    taught = np.asarray((y > 0).any(axis=0))  # a concept of which only is said what does not belong teaches nothing
     titles = {place: str(key) if kind == "item" else _title(asked[key]) for (kind, key), place in rows.items()}  # type: ignore[index]
     return Taught(
         x=np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
@@ -215,7 +215,8 @@ def _publish(
             servings.discard(number)
             versions.remove(number)
         raise
-    versions.put(made_of, head.to_bytes(), {**row, **_stored(replace(report, seconds=clock.total()))})
+    report = replace(report, seconds=clock.total())
+    versions.put(made_of, head.to_bytes(), {**row, **_stored(report)})
     return report
 
 

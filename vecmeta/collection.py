@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from vecmeta import intake
@@ -21,7 +22,6 @@ from vecmeta.index import open_index
 from vecmeta.searching import Searcher
 from vecmeta.serving import Servings
 from vecmeta.types import (
-    Content,
     Decision,
     Hits,
     Item,
@@ -199,13 +199,19 @@ class Collection:
         """
         return self._searcher.recommend(_listed(like), _listed(unlike), k, where, _number(version))
 
-    def embed(self, contents: Sequence[Content] | ArrayLike, version: int | None = None) -> Vectors:
-        """(n, dim) float32 unit rows of texts, pictures, or (n, dim) own vectors, under a version (None: the live one)."""
-        if self.row.spec == OWN:
-            base = unit_rows(contents, self.dim)  # type: ignore[arg-type]  # anything else is refused there
+    def embed(self, contents: Sequence[Query] | ArrayLike, version: int | None = None) -> Vectors:
+        """(n, dim) float32 unit rows under a version (None: the live one).
+
+        Args:
+            contents: what `search` takes: texts, pictures, vecmeta.Id for stored items; or an (n, dim) array of own vectors.
+
+        Raises:
+            InvalidVector, UndecodableContent, ItemNotFound, VersionNotFound, EncoderUnavailable.
+        """
+        if isinstance(contents, np.ndarray):
+            base = unit_rows(contents, self.dim)
         else:
-            listed = list(cast(Sequence[Content], contents))  # anything else is refused by the encoder
-            base = self._contents.encode(listed, [f"content {number}" for number in range(len(listed))])
+            base = self._contents.of_queries(list(cast(Sequence[Query], contents)), "content")
         return self._servings.current(_number(version)).head.project(base)
 
     # -- judgements ----------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class Contents:
                     raise InvalidVector(f"item {name!r}: {error}") from None
             raise
 
-    def of_queries(self, queries: Sequence[Query]) -> Vectors:
+    def of_queries(self, queries: Sequence[Query], what: str = "query") -> Vectors:
         """(q, dim) base vectors of queries of any kind; those with contents are encoded together. Raises ItemNotFound for a missing Id."""
         out = np.empty((len(queries), self._row.dim), dtype=np.float32)
         contents: dict[int, Content] = {}
@@ -78,7 +78,7 @@ class Contents:
         if ids:
             out[list(ids)] = self.of_items(list(ids.values()))
         if contents:
-            names = ["the query" if len(queries) == 1 else f"query {place}" for place in contents]
+            names = [f"the {what}" if len(queries) == 1 else f"{what} {place}" for place in contents]
             out[list(contents)] = self.encode(list(contents.values()), names)
         return out
 

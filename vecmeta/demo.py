@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from vecmeta import pydocs
-from vecmeta.types import Id, Item, Judgement, Progress, Report, Understood, Version
+from vecmeta.evaluate import average_precision
+from vecmeta.types import Id, Item, Judgement, Progress, Report, Understood, Vectors, Version
 
 if TYPE_CHECKING:
     from vecmeta import Collection, Database, Hits
@@ -34,9 +35,8 @@ SHOTS = 5  # items marked for each
 MEMBERS = 20  # a label of fewer items is neither taught nor measured
 TOP = 30  # hits of a query that is shown
 USER = "demo"
-_QUERIES = 120  # of each kind at most: a sample is enough, and a full ranking of each takes its time
-_BATCH = 128  # items per write: a run that is stopped keeps what it has encoded
-_AT_ONCE = 50  # queries between two calls of the progress callback
+_QUERIES = 500  # of each kind at most: a sample is enough
+_BATCH = 256  # items per write: a run that is stopped keeps what it has encoded
 _PAGE = 5000
 
 
@@ -171,62 +171,51 @@ def _measure(c: Collection, items: Mapping[str, Item], outcome: Outcome, progres
     fed = _sample(id for name in taught for id in members[name] if id not in marked)
     unfed = _sample(id for name in others for id in members[name])
     mixed = [*fed, *_sample(id for name in beside for id in members[name])]
-    asked = list(dict.fromkeys([*fed, *unfed, *mixed]))
-    before, after = (_Precisions(labels, members, {*taught, *beside}) for _ in range(2))
-    for number, (precisions, version) in enumerate(((before, 0), (after, outcome.live))):
-        for start in range(0, len(asked), _AT_ONCE):
-            _tell(progress, "measuring", number * len(asked) + start, 2 * len(asked))
-            part = asked[start : start + _AT_ONCE]
-            for id, hits in zip(part, c.search_many([Id(id) for id in part], k=len(items), version=version), strict=True):
-                precisions.take(id, [hit.id for hit in hits])
-    _tell(progress, "measuring", 2 * len(asked), 2 * len(asked))
+    ids = list(items)
+    pool = [id for id in ids if labels[id] in {*taught, *beside}]
+    whole, among = {}, {}
+    for number, (when, version) in enumerate((("before", 0), ("after", outcome.live))):
+        _tell(progress, "measuring", number, 2)
+        vectors = dict(zip(ids, c.embed([Id(id) for id in ids], version=version), strict=True))
+        whole[when] = _precisions(vectors, labels, list(dict.fromkeys([*fed, *unfed])), ids)
+        among[when] = _precisions(vectors, labels, mixed, pool)
+    _tell(progress, "measuring", 2, 2)
     outcome.quality = {
-        "fed": _quality(before.whole, after.whole, fed),
-        "unfed": _quality(before.whole, after.whole, unfed),
-        "mixed": _quality(before.mixed, after.mixed, mixed),
+        "fed": _quality(whole, fed),
+        "unfed": _quality(whole, unfed),
+        "mixed": _quality(among, mixed),
     }
     outcome.quality = {kind: quality for kind, quality in outcome.quality.items() if quality.queries}
     if others:
         outcome.untaught = (others[0], sorted(members[others[0]], key=_drawn)[:3])
     for name in taught:
-        ids = [id for id in fed if labels[id] == name]
-        outcome.concepts.append(
-            Concept(name, len(members[name]), len(marked & set(members[name])), _quality(before.whole, after.whole, ids))
-        )
-    gains = {id: after.whole[id] - before.whole[id] for id in fed}
+        mine = [id for id in fed if labels[id] == name]
+        outcome.concepts.append(Concept(name, len(members[name]), len(marked & set(members[name])), _quality(whole, mine)))
+    gains = {id: whole["after"][id] - whole["before"][id] for id in fed}
     for why, id in _to_show(outcome.concepts, labels, gains):
         first, second = (c.search(Id(id), k=TOP, version=version) for version in (0, outcome.live))
         outcome.shown.append(Shown(items[id], labels[id], why, first, second))
 
 
-class _Precisions:
-    """Average precision of each query, over the whole collection and over the pool of the mixed labels."""
-
-    def __init__(self, labels: Mapping[str, str], members: Mapping[str, Sequence[str]], mixed: set[str]) -> None:
-        self.whole: dict[str, float] = {}
-        self.mixed: dict[str, float] = {}
-        self._labels, self._members, self._mixed = labels, members, mixed
-
-    def take(self, query: str, ranked: Sequence[str]) -> None:
-        """Score the ranking of a query, which is not in it itself."""
-        name = self._labels[query]
-        ranking = [self._labels.get(id, "") for id in ranked]  # an id that is not there was added while we measure
-        total = len(self._members[name]) - 1
-        self.whole[query] = _average_precision([found == name for found in ranking], total)
-        if name in self._mixed:
-            self.mixed[query] = _average_precision([found == name for found in ranking if found in self._mixed], total)
+def _precisions(
+    vectors: Mapping[str, Vectors], labels: Mapping[str, str], asked: Sequence[str], corpus: Sequence[str]
+) -> dict[str, float]:
+    """Average precision of each query over a ranking of the corpus, of which it is a part."""
+    place = {id: row for row, id in enumerate(corpus)}
+    names = np.array([labels[id] for id in corpus])
+    relevant = np.array([labels[id] for id in asked])[:, None] == names[None, :]
+    found = average_precision(
+        np.stack([vectors[id] for id in asked]),
+        np.stack([vectors[id] for id in corpus]),
+        relevant,
+        exclude=np.array([place[id] for id in asked]),
+    )
+    return dict(zip(asked, found.tolist(), strict=True))
 
 
-def _quality(before: Mapping[str, float], after: Mapping[str, float], ids: Sequence[str]) -> Quality:
-    if not ids:
-        return Quality(0.0, 0.0, 0)
-    return Quality(float(np.mean([before[id] for id in ids])), float(np.mean([after[id] for id in ids])), len(ids))
-
-
-def _average_precision(relevant: Sequence[bool], total: int) -> float:
-    """(1/R) sum over relevant ranks r of (number relevant in the first r) / r; relevant items that were not found add nothing."""
-    ranks = np.flatnonzero(relevant) + 1
-    return float(np.sum(np.arange(1, len(ranks) + 1) / ranks) / total) if total else 0.0
+def _quality(precisions: Mapping[str, Mapping[str, float]], ids: Sequence[str]) -> Quality:
+    before, after = (float(np.mean([precisions[when][id] for id in ids])) if ids else 0.0 for when in ("before", "after"))
+    return Quality(before, after, len(ids))
 
 
 def _to_show(concepts: Sequence[Concept], labels: Mapping[str, str], gains: Mapping[str, float]) -> list[tuple[str, str]]:

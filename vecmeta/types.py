@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +30,7 @@ class Id:
     value: str
 
 
-Query: TypeAlias = str | bytes | Path | Vector | Id
+Query: TypeAlias = str | bytes | Path | Id | NDArray[Any] | Sequence[float]  # the last two: an own vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,10 @@ class Report:
 
     ``decision``  "promoted" (live now, or would be, in a dry run), "kept" (stored, not live) or "insufficient" (nothing stored).
     ``version``   its number; None when nothing was stored (insufficient, dry run).
-    ``metrics``   held-out quality of base and candidate, by name, in [0, 1].
+    ``metrics``   what held-out rankings showed, for "fed" (what was taught) and "unfed" (concepts held out whole): ``fed_rank_base`` and
+                  ``fed_rank``, geometric means of the ranks of held-out items, from 1; ``fed_gain`` with its 90 % interval
+                  ``fed_gain_low`` to ``fed_gain_high``, in halvings of the rank; ``fed_worse``, the share of rankings that got worse;
+                  ``fed_tests``, their number; and ``neighbours_kept``, the mean share of an unlabelled item's ten nearest that stay.
     ``harmed``    share of sampled unlabelled items whose neighbourhood was torn, in [0, 1].
     ``changed``   the top lists that moved most.
     ``seconds``   by stage, and "total".

@@ -14,7 +14,7 @@ from vecmeta.errors import InvalidItem, InvalidVector
 from vecmeta.serving import Servings
 from vecmeta.types import Item, Metadata, Progress
 
-ENCODED_AT_ONCE = 512  # contents between two calls of the progress callback
+ENCODED_AT_ONCE = 256  # contents between two calls of the progress callback
 WRITTEN_AT_ONCE = 4096  # own vectors made unit rows at a time
 
 

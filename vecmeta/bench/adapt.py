@@ -137,10 +137,12 @@ def one(
         "seconds": round(report.seconds["total"], 3),
     }
     gains = {}
+    mixed = np.intersect1d(unmarked, pool)
     for part, queries, corpus in (
         ("fed", fed, everything),
         ("unfed", unfed, everything),
-        ("mixed", np.intersect1d(unmarked, pool), pool),
+        ("mixed", mixed, everything),
+        ("pooled", mixed, pool),
     ):
         before, after = (_precision(v, labels, queries, corpus) for v in (x, z))
         facts |= {f"{part}_before": float(before.mean()), f"{part}_after": float(after.mean())}

@@ -30,8 +30,13 @@ ENCODE_ROWS = 512  # rows between two calls of the progress callback
 class SupportsEncode(Protocol):
     """What is needed of an encoder; see `vecmeta.encoders`."""
 
-    name: str
-    dim: int
+    @property
+    def name(self) -> str:
+        """Identifies the weights."""
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
 
     def encode(self, contents: Sequence[Any]) -> Vectors:
         """(n, dim) float32 unit rows."""
