@@ -15,7 +15,7 @@ from vecmeta.serving import Servings
 from vecmeta.types import Item, Metadata, Progress
 
 ENCODED_AT_ONCE = 256  # contents between two calls of the progress callback
-WRITTEN_AT_ONCE = 4096  # own vectors made unit rows at a time
+WRITTEN_AT_ONCE = 1024  # own vectors made unit rows at a time
 
 
 class Writer:
@@ -52,18 +52,17 @@ class Writer:
             raise InvalidVector(f"{len(names)} ids need vectors of the shape ({len(names)}, {dim}), not {matrix.shape}")
         if metadata is not None and len(metadata) != len(names):
             raise InvalidItem(f"{len(names)} ids need as many metadata objects, not {len(metadata)}")
-        texts = None if metadata is None else [intake.metadata_json(m, id) for m, id in zip(metadata, names, strict=True)]
 
         def rows() -> Iterator[Row]:
             for start in range(0, len(names), WRITTEN_AT_ONCE):
                 part = slice(start, start + WRITTEN_AT_ONCE)
-                about = ["{}"] * len(names[part]) if texts is None else texts[part]
+                about = [{}] * len(names[part]) if metadata is None else metadata[part]
                 unit = self._contents.own(matrix[part], names[part])
-                for id, vector, text in zip(names[part], unit, about, strict=True):
-                    yield Row(id, vector.tobytes(), text, None, None, None)
+                for id, vector, m in zip(names[part], unit, about, strict=True):
+                    yield Row(id, vector.tobytes(), intake.metadata_json(m, id), None, None, None)
 
         if names:
-            # Rows are drawn inside the transaction, a bad one rolls it back: no second copy of a large matrix is ever held.
+            # Rows are checked as the transaction draws them and a bad one rolls it back: no second copy of a large batch is ever held.
             self._items.write(rows())
             self._servings.written()
         return len(names)

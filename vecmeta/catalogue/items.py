@@ -21,7 +21,7 @@ from vecmeta.where import Node
 
 T = TypeVar("T")
 _IN = 500  # values in one IN (…)
-_PAGE = 4096  # rows of a streamed read
+_PAGE = 1024  # rows of a streamed read: 1.5 MB of vectors at 384 dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class ItemStore:
             statement = upsert(items)
             replaced = {c: statement.excluded[c] for c in ("revision", "vector", "metadata", "digest", "text", "blob")}
             statement = statement.on_conflict_do_update(index_elements=["collection", "id"], set_=replaced)
-            for chunk in _chunks(rows, 2000):
+            for chunk in _chunks(rows, _PAGE):
                 connection.execute(
                     statement,
                     [
