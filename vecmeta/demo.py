@@ -201,6 +201,8 @@ def _precisions(
     vectors: Mapping[str, Vectors], labels: Mapping[str, str], asked: Sequence[str], corpus: Sequence[str]
 ) -> dict[str, float]:
     """Average precision of each query over a ranking of the corpus, of which it is a part."""
+    if not asked:
+        return {}
     place = {id: row for row, id in enumerate(corpus)}
     names = np.array([labels[id] for id in corpus])
     relevant = np.array([labels[id] for id in asked])[:, None] == names[None, :]

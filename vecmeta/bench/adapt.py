@@ -28,6 +28,7 @@ from vecmeta.types import Progress, Vectors
 DEFAULT_SETS = ("clinc150:label",)
 CONTENTS = ("text", "jpeg", "png")
 NO_LABEL = ("", "oos")  # out of scope: no concept at all
+PARTS = ("fed", "unfed", "mixed", "pooled")
 LEAST = 10  # members of a class that is used
 MOST = 6000  # items of a collection
 
@@ -162,7 +163,7 @@ def _precision(
 def _means(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     figures = [key for key, value in runs[0].items() if isinstance(value, float)]
     means = {key: round(float(np.mean([r[key] for r in runs])), 4) for key in figures}
-    for part in ("fed", "unfed", "mixed", "pooled"):
+    for part in PARTS:
         means[f"{part}_gain"] = round(means[f"{part}_after"] - means[f"{part}_before"], 4)
         means[f"{part}_gain_relative"] = round(means[f"{part}_after"] / means[f"{part}_before"] - 1, 4)
     return means

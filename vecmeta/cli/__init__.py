@@ -70,8 +70,9 @@ for _panel, _group in {
         _greedy = GreedyCommand if _command in (look.recommend, teach.feedback, lab.meta_train) else None
         program.command(_command.__name__.replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
 
-_bench = typer.Typer(help="Measure on data sets of your own machine.", no_args_is_help=True)
+_bench = typer.Typer(help="Measure on your own machine.", no_args_is_help=True)
 _bench.command("adapt", cls=GreedyCommand)(verb(lab.bench_adapt))
+_bench.command("add", cls=GreedyCommand)(verb(lab.bench_add))
 
 
 @_bench.callback()

@@ -38,13 +38,13 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR_OR_URL",
-        help="Folder, or URL of a PostgreSQL database. Default: $VECMETA_DATA or ./vecmeta-data.",
+        help="Folder of the database. Default: $VECMETA_DATA or ./vecmeta-data.",
         rich_help_panel=_PANEL,
     ),
 ]
 Index = Annotated[
     str | None,
-    typer.Option("--index", help="faiss, exact, milvus-lite, or URL of a Milvus server. Default: faiss.", rich_help_panel=_PANEL),
+    typer.Option("--index", help="faiss, or exact (brute force). Default: faiss.", rich_help_panel=_PANEL),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps. Default: auto.", rich_help_panel=_PANEL)]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.", rich_help_panel=_PANEL)]

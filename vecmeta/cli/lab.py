@@ -1,4 +1,4 @@
-"""Verbs that show and measure: demo, meta-train, bench adapt."""
+"""Verbs that show and measure: demo, meta-train, bench."""
 
 from __future__ import annotations
 
@@ -206,9 +206,28 @@ def bench_adapt(
         print_json(facts)
         return
     for name, means in facts["means"].items():
-        kinds = [kind for kind in ("fed", "unfed", "mixed", "pooled") if f"{kind}_after" in means]
-        rows = [(kind, *(f"{means[f'{kind}_{what}']:.3f}" for what in ("before", "after", "gain"))) for kind in kinds]
-        render.show(render.table(("queries", "mAP before>", "after>", "gain>"), rows, f"{name}, {seeds} repetitions"))
+        rows = [
+            (part, f"{means[f'{part}_before']:.3f}", f"{means[f'{part}_after']:.3f}", f"{means[f'{part}_gain_relative']:+.1%}")
+            for part in adapt.PARTS
+        ]
+        title = f"{name}: {concepts} concepts taught with {shots} items each, means of {seeds} seeds"
+        render.show(render.table(("queries", "mAP before>", "after>", "change>"), rows, title))
+        render.show(
+            f"taught queries made worse: {means['fed_worse']:.1%}; untaught made worse by more than .02: "
+            f"{means['unfed_worse_by_02']:.1%}; adapt, re-embed, re-index and swap: {means['seconds']:.2f} s"
+        )
+
+
+def bench_add(
+    context: typer.Context,
+    count: Annotated[int, typer.Option(min=1, help="Vectors to add.")] = 100_000,
+    dim: Annotated[int, typer.Option(min=1, help="Their length.")] = 384,
+    seed: Annotated[int, typer.Option(min=0, help="Of the vectors.")] = 0,
+) -> None:
+    """Measure adding own vectors: time, memory, recall."""
+    from vecmeta.bench import add
+
+    _print_facts(context, add.run(count, dim, seed))
 
 
 def _print_facts(context: typer.Context, facts: dict[str, Any]) -> None:

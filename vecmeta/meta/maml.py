@@ -6,6 +6,7 @@ contrastive loss), Li et al. 2017 (Meta-SGD: learned rates).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecmeta.errors import InvalidConfig, InvalidVector
+from vecmeta.evaluate import map_at_r
 from vecmeta.meta.episodes import Episode, Notion, Statistics, Task, sample_task, statistics
 from vecmeta.meta.head import Fast, MemoryHead, centre, forward, unit
 from vecmeta.meta.start import INITIAL, MetaConfig, Start, initial_start
@@ -198,15 +200,8 @@ def score(start: Start, tasks: Sequence[Task]) -> Scores:
 
 def average_precision(z: NDArray[np.float32], y: NDArray[np.float32]) -> float:
     """mAP@R of every row that shares a column with another, by cosine: z (n, dim) unit rows, y (n, C). NaN without such rows."""
-    same = (y @ y.T) > 0
-    np.fill_diagonal(same, False)
-    cosine = z @ z.T
-    np.fill_diagonal(cosine, -np.inf)
-    right = np.take_along_axis(same, np.argsort(-cosine, 1, kind="stable"), 1)  # (n, n)
-    relevant = right.sum(1, keepdims=True)
-    ranks = np.arange(1, len(z) + 1)
-    precision = (right.cumsum(1) / ranks * right * (ranks <= relevant)).sum(1)[relevant[:, 0] > 0]
-    return float(np.mean(precision / relevant[relevant > 0])) if len(precision) else float("nan")
+    found = map_at_r(z, z, (y @ y.T) > 0, exclude=np.arange(len(z)))
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
 def meta_train(
@@ -286,12 +281,27 @@ def _frozen(leaves: Mapping[str, Tensor], rates: Tensor, config: MetaConfig) -> 
     return Start({name: leaf.detach().numpy().copy() for name, leaf in leaves.items()}, rates.detach().numpy(), config)
 
 
+_threads = threading.Lock()
+_inside = 0  # how many are in `one_thread` now
+_outside = 1  # the number of threads to go back to
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Tensors of an episode are tiny: threads cost more than they bring, and one thread always adds in the same order."""
-    before = torch.get_num_threads()
+    """Tensors of an episode are tiny: threads cost more than they bring, and one thread always adds in the same order.
+
+    The setting belongs partly to the calling thread and partly to the process, so two adaptations side by side must not take the
+    other's 1 for what was there before.
+    """
+    global _inside, _outside  # noqa: PLW0603  # it is the process's setting
+    with _threads:
+        if _inside == 0:
+            _outside = torch.get_num_threads()
+        _inside += 1
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _threads:
+            _inside -= 1
+        torch.set_num_threads(_outside)
