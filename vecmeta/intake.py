@@ -19,6 +19,7 @@ MAX_METADATA = 1_000_000  # characters of JSON
 MAX_BLOB = 100_000_000  # bytes of one picture
 MAX_K = 10_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict)  # dict: any other mapping
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -83,7 +84,7 @@ def metadata_json(metadata: object, id: str) -> str:
     if not isinstance(metadata, Mapping):
         raise InvalidItem(f"item {id!r}: metadata is a JSON object such as {{'lang': 'en'}}, not {_show(metadata)}")
     _check_json(metadata, f"item {id!r}: metadata", 0)
-    text = json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=dict)
+    text = _JSON.encode(metadata)
     if len(text) > MAX_METADATA:
         raise InvalidItem(f"item {id!r}: metadata has {len(text):,} characters of JSON; at most {MAX_METADATA:,}")
     if _SURROGATES.search(text):

@@ -20,6 +20,7 @@ from vecmeta.types import Item, Keys, Vectors
 from vecmeta.where import Node
 
 T = TypeVar("T")
+_WRITTEN = ["collection", "revision", "id", "vector", "metadata", "digest", "text", "blob"]  # in the order of the table
 _IN = 500  # values in one IN (…)
 _PAGE = 1024  # rows of a streamed read: 1.5 MB of vectors at 384 dimensions
 
@@ -69,25 +70,13 @@ class ItemStore:
         with self._engine.writing() as connection:
             revision = self._next_revision(connection)
             statement = upsert(items)
-            replaced = {c: statement.excluded[c] for c in ("revision", "vector", "metadata", "digest", "text", "blob")}
+            replaced = {c: statement.excluded[c] for c in _WRITTEN if c not in ("collection", "id")}
             statement = statement.on_conflict_do_update(index_elements=["collection", "id"], set_=replaced)
+            # Compiled once and handed to the driver: going through the statement for each row would cost as much as SQLite itself.
+            sql = str(statement.compile(dialect=connection.dialect, column_keys=_WRITTEN))
             for chunk in _chunks(rows, _PAGE):
-                connection.execute(
-                    statement,
-                    [
-                        {
-                            "collection": self._id,
-                            "revision": revision,
-                            "id": row.id,
-                            "vector": row.vector,
-                            "metadata": row.metadata,
-                            "digest": row.digest,
-                            "text": row.text,
-                            "blob": row.blob,
-                        }
-                        for row in chunk
-                    ],
-                )
+                values = [(self._id, revision, row.id, row.vector, row.metadata, row.digest, row.text, row.blob) for row in chunk]
+                connection.exec_driver_sql(sql, values)
                 written += len(chunk)
         return written
 

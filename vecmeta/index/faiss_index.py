@@ -1,4 +1,21 @@
-"""TABLE"""
+"""Exact search while a collection is small, FAISS's HNSW graph from `hnsw_from` items on.
+
+Why 10,000: measured on two cores with up to 45,000 MiniLM vectors of real texts (dim 384), 300 single queries and one batch of 500, k = 10,
+queries that are not in the index, the defaults below (m 16, ef_construction 48, ef_search 96):
+
+              exact                               graph
+    items     build s   p50 ms   batch ms/query   build s   p50 ms   batch ms/query   recall@10
+     1,000       .002      .20        .03             .13      .18        .04            .999
+     2,000       .001      .24        .09             .14      .19        .05            .999
+     5,000       .004      .30        .19             .33      .23        .06            .996
+    10,000       .003      .73        .28             .67      .30        .09            .996
+    20,000       .006     2.39        .32            1.96      .47        .14            .990
+    45,000       .021     7.20        .91            4.95      .46        .17            .984
+
+Up to some thousands of items nobody would notice the graph, and exact search loses nothing and is rebuilt at once by an adaptation; from
+10,000 on one query takes several times as long without it. For queries that are in the index recall@10 at 45,000 is .994. A wider
+ef_construction (64, 100) gave .003 and .006 more recall for 1.3 and 2 times the time to build.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +130,7 @@ class FaissIndex(KeyedIndex):
 
     kind = "faiss"
 
-    def __init__(self, dim: int, *, hnsw_from: int = 10_000, m: int = 16, ef_construction: int = 64, ef_search: int = 64) -> None:
+    def __init__(self, dim: int, *, hnsw_from: int = 10_000, m: int = 16, ef_construction: int = 48, ef_search: int = 96) -> None:
         for name, value, low, high in [
             ("hnsw_from", hnsw_from, 0, 2**62),
             ("m", m, 2, 128),
