@@ -401,7 +401,7 @@ def test_the_graph_starts_at_its_threshold_and_ends_after_compaction(monkeypatch
 def test_the_graph_finds_nearly_all_and_gives_way_where_it_is_slower() -> None:
     rng = np.random.default_rng(10)
     x, _ = clustered(rng, 6000, dim=96, clusters=100)
-    index = FaissIndex(96, hnsw_from=0)
+    index = FaissIndex(96, hnsw_from=0, ef_search=64)
     index.add(np.arange(5800), x[:5800])
     truth = np.argsort(-(x[5800:] @ x[:5800].T), axis=1)[:, :10]
     found = index.search(x[5800:], 10)[1]
@@ -421,7 +421,7 @@ def test_the_graph_finds_nearly_all_and_gives_way_where_it_is_slower() -> None:
 
 def test_rows_that_no_walk_reaches_are_found_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(11)
-    index, x = FaissIndex(DIM, hnsw_from=0), unit(rng, 4000)
+    index, x = FaissIndex(DIM, hnsw_from=0, ef_search=64), unit(rng, 4000)
     index.add(np.arange(4000), x)
     store, efs = index._state.store, []
     assert isinstance(store, Graph)
