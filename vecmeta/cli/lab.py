@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,12 +93,16 @@ def _demo_parts(outcome: Outcome, data: str) -> list[RenderableType]:
         Text("\nNow you:", style="bold"),
     ]
     where = "" if data == "./vecmeta-data" else f"--data {shlex.quote(data)} "
+    # `make demo` runs the program of a virtual environment that is not activated: what is printed should work when it is copied.
+    program = (
+        "vecmeta" if shutil.which("vecmeta") or not Path(sys.argv[0]).exists() else shlex.quote(os.path.relpath(sys.argv[0]))
+    )
     commands = ['search python-docs "read a compressed archive"', 'search python-docs "read a compressed archive" --version 0']
     if outcome.untaught is not None:
         name, ids = outcome.untaught
         commands += [f"feedback python-docs --concept {name} {' '.join(ids)}", "adapt python-docs"]
     commands += ["versions python-docs", "rollback python-docs"]
-    parts += [Text(f"  vecmeta {where}{command}") for command in commands]
+    parts += [Text(f"  {program} {where}{command}") for command in commands]
     return parts
 
 
