@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 
 import vecmeta as vm
 from tests.conftest import Clusters, WordCounter
+from vecmeta.catalogue.versions import State
+from vecmeta.serving import Serving
 
 
 def ids(hits: list[vm.Hit]) -> list[str]:
@@ -276,3 +280,45 @@ def test_a_second_process_reads_and_writes_and_follows_the_live_version(tmp_path
             other.stdin.flush()
             assert other.stdout.readline().split() == ["1", "1"]
             assert other.wait(30) == 0
+
+
+def test_a_judgement_taken_back_can_be_given_again(toys: vm.Collection) -> None:
+    toys.feedback([vm.Judgement("a", concept="pets")])
+    assert toys.feedback([vm.Judgement("a", concept="pets", score=0.0)]) == vm.Understood(0, 0, 1)
+    assert toys.feedback([vm.Judgement("a", concept="pets")]) == vm.Understood(1, 0, 0)
+    times = [j.time for j in toys.judgements()]
+    assert all(times)
+    assert times == sorted(times)  # type: ignore[type-var]
+
+
+def test_a_version_that_is_built_keeps_nobody_else_waiting(
+    taught: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one thread builds the index of a version, another one's search under the live version goes on."""
+    number = taught.adapt().version
+    taught.close()
+    taught.search(clusters.x[0])
+    servings = taught._servings
+    started, release = threading.Event(), threading.Event()
+    opened = servings._opened
+
+    def slowly(version: int, state: State) -> Serving:
+        started.set()
+        assert release.wait(20)
+        return opened(version, state)
+
+    monkeypatch.setattr(servings, "_opened", slowly)
+    other = threading.Thread(target=lambda: taught.search(clusters.x[0], version=0))
+    other.start()
+    assert started.wait(20)
+    assert taught.search(clusters.x[0]).version == number
+    assert other.is_alive()
+    release.set()
+    other.join(20)
+    assert not other.is_alive()
+
+
+def test_two_threads_that_open_a_collection_get_the_same(db: vm.Database, taught: vm.Collection) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        opened = list(pool.map(lambda _: db.collection("clusters"), range(32)))
+    assert all(c is taught for c in opened)

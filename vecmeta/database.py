@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -55,6 +56,7 @@ class Database:
             raise StorageReadOnly(f"the folder {self.folder} cannot be written by this user")
         self._catalogue = Catalogue(self.folder / "vecmeta.db")
         self._open: dict[str, Collection] = {}
+        self._lock = threading.RLock()  # over what is open: two threads that ask for a collection get the same one
 
     def create(self, name: str, encoder: str | Encoder = "text", *, dim: int | None = None) -> Collection:
         """A new collection.
@@ -83,6 +85,10 @@ class Database:
             CollectionNotFound.
             EncoderMismatch: the encoder's weights are others than those that filled the collection.
         """
+        with self._lock:
+            return self._existing(name, encoder)
+
+    def _existing(self, name: str, encoder: Encoder | None) -> Collection:
         row = self._catalogue.collection(name)
         known = self._open.get(name)
         if known is not None and known.row.id == row.id and encoder is None:
@@ -104,16 +110,18 @@ class Database:
     def drop(self, name: str) -> None:
         """Delete a collection with its items, judgements and versions. Raises CollectionNotFound."""
         row = self._catalogue.drop(name)
-        opened = self._open.pop(name, None)
+        with self._lock:
+            opened = self._open.pop(name, None)
         if opened is None:
             opened = Collection(self._catalogue, row, None, self._index, self._device, self._files(row.id))
         opened.forget()
 
     def close(self) -> None:
         """Write what index files lack and close; idempotent."""
-        for collection in self._open.values():
-            collection.close()
-        self._open.clear()
+        with self._lock:
+            for collection in self._open.values():
+                collection.close()
+            self._open.clear()
         self._catalogue.close()
 
     def __enter__(self) -> Self:
@@ -126,10 +134,11 @@ class Database:
         return f"<vecmeta.Database {str(self.folder)!r}, index={self._index!r}>"
 
     def _opened(self, collection: Collection) -> Collection:
-        before = self._open.get(collection.name)
-        if before is not None:
-            before.close()
-        self._open[collection.name] = collection
+        with self._lock:
+            before = self._open.get(collection.name)
+            if before is not None:
+                before.close()
+            self._open[collection.name] = collection
         return collection
 
     def _files(self, collection: int) -> Path:

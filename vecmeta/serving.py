@@ -54,6 +54,7 @@ class Servings:
         self._items, self._versions, self._dim = items, versions, dim
         self._open_index, self._folder = open_index, folder
         self._held: OrderedDict[int, Serving] = OrderedDict()
+        self._opening: dict[int, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def current(self, number: int | None = None) -> Serving:
@@ -124,15 +125,26 @@ class Servings:
     # -- inside --------------------------------------------------------------------------------------------------------------
 
     def _get(self, number: int, state: State) -> Serving:
+        serving = self._found(number)
+        if serving is not None:
+            return serving
+        with self._lock:
+            opening = self._opening.setdefault(number, threading.Lock())
+        # Twenty threads that ask for a version at once build it once, and those that ask for another one do not wait for it.
+        with opening:
+            serving = self._found(number)
+            if serving is None:
+                serving = self._opened(number, state)
+                with self._lock:
+                    self._hold(serving)
+        return serving
+
+    def _found(self, number: int) -> Serving | None:
         with self._lock:
             serving = self._held.get(number)
             if serving is not None:
                 self._held.move_to_end(number)
-                return serving
-            # Opened under the lock: twenty threads that ask for a version at once must build it once.
-            serving = self._opened(number, state)
-            self._hold(serving)
-            return serving
+        return serving
 
     def _hold(self, serving: Serving) -> None:
         self._held[serving.version] = serving

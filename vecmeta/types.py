@@ -68,7 +68,7 @@ class Judgement:
     """What somebody says about one item: it belongs to a concept, or it is (not) relevant to a query.
 
     Exactly one of ``concept`` and ``query`` is given. ``score`` lies in [-1, 1]: +1 belongs or is relevant, -1 does not, 0 takes
-    an earlier judgement back. The latest judgement about the same item and concept (or query) counts.
+    an earlier judgement back. The latest judgement about the same item and concept (or query) counts. ``time`` is the log's.
     """
 
     item: str
@@ -76,6 +76,7 @@ class Judgement:
     query: Query | None = None
     score: float = 1.0
     user: str | None = None
+    time: datetime | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if (self.concept is None) == (self.query is None):

@@ -82,7 +82,7 @@ class JudgementLog:
                 if before == entry.score:
                     counts["duplicate"] += 1
                     continue
-                counts["new" if before is None or before * entry.score > 0 else "contradicting"] += 1
+                counts["contradicting" if before and before * entry.score <= 0 else "new"] += 1
                 latest[about] = entry.score
                 fresh.append(
                     {
@@ -125,12 +125,12 @@ class JudgementLog:
         """The whole log, oldest first."""
         asked = self.asked()
         c = judgements.c
-        columns = (c.item, c.concept, c.query, c.score, c.user)
+        columns = (c.item, c.concept, c.query, c.score, c.user, c.time)
         with self._engine.reading() as connection:
             rows = connection.execute(select(*columns).where(c.collection == self._id).order_by(c.seq)).all()
         return [
-            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user)
-            for item, concept, query, score, user in rows
+            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user, time)
+            for item, concept, query, score, user, time in rows
         ]
 
     def count(self) -> int:

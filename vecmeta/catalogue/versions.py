@@ -114,10 +114,10 @@ class VersionStore:
         """
         with self._engine.writing() as connection:
             state = self._read_state(connection)
-            if expected is not None and state.activation != expected.activation:
-                raise Conflict(f"version {state.live} of {self._name!r} went live meanwhile")
             if number == state.live:
                 return state
+            if expected is not None and state.activation != expected.activation:
+                raise Conflict(f"version {state.live} of {self._name!r} went live meanwhile")
             if number != 0 and connection.scalar(select(versions.c.number).where(*self._is(number))) is None:
                 self._missing(number)
             return self._swap(connection, number, state.activation, why)
