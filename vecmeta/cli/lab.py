@@ -217,8 +217,8 @@ def bench_adapt(
             (part, f"{means[f'{part}_before']:.3f}", f"{means[f'{part}_after']:.3f}", f"{means[f'{part}_gain_relative']:+.1%}")
             for part in adapt.PARTS
         ]
-        title = f"{name}: {concepts} concepts taught with {shots} items each, means of {seeds} seeds"
-        render.show(render.table(("queries", "mAP before>", "after>", "change>"), rows, title))
+        render.show(f"{name}: {concepts} concepts taught with {shots} items each, means of {seeds} seeds")
+        render.show(render.table(("queries", "mAP before>", "after>", "change>"), rows))
         render.show(
             f"taught queries made worse: {means['fed_worse']:.1%}; untaught made worse by more than .02: "
             f"{means['unfed_worse_by_02']:.1%}; adapt, re-embed, re-index and swap: {means['seconds']:.2f} s"

@@ -33,17 +33,19 @@ def show(*renderables: RenderableType) -> None:
     from rich.text import Text
 
     out = console()
-    for renderable in renderables:
+    for given in renderables:
+        renderable = Text(given) if isinstance(given, str) else given
         out.print(renderable, soft_wrap=isinstance(renderable, Text))  # a command that is shown can be copied in one piece
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> RenderableType:
-    """A table; columns whose name ends in ">" are right-aligned. Cells are texts, not markup, unless they are rich objects."""
+    """A table; columns whose name ends in ">" are right-aligned. Title and cells are texts, not markup, unless they are rich objects."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    named = None if title is None else Text(title, style="bold")  # not markup: ":label:" is a column, not an emoji
+    made = Table(title=named, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         right = column.endswith(">")
         made.add_column(column.rstrip(">"), justify="right" if right else "left", overflow="fold")
