@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +31,7 @@ from vecmeta.meta.head import Head, unit
 from vecmeta.types import Change, Keys, Vectors
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.3)
+WORKERS = min(4, os.cpu_count() or 1)  # folds fitted side by side
 FOLDS = 5  # of items and of queries
 GROUPS = 3  # of concepts
 ABOUT = 0.02  # halvings of the rank by which strengths may differ and count as equally good
@@ -192,23 +195,24 @@ def measure(
     """Held-out quality at every strength, by cross-fitting."""
     few = np.sort(np.random.default_rng(seed).permutation(len(background.x))[:DISTRACTORS])
     everything = np.concatenate((taught.x, background.x[few]))
-    base: dict[str, list[Floats]] = {"fed": [], "unfed": []}
-    groups: dict[str, list[Keys]] = {"fed": [], "unfed": []}
-    candidate: dict[float, dict[str, list[Floats]]] = {strength: {"fed": [], "unfed": []} for strength in strengths}
-    for fold in folds(taught, seed):
+    split = folds(taught, seed)
+
+    def ranked_by(fold: Fold) -> list[Floats]:
+        """The fold's rankings under the base and at every strength."""
         used, columns = (fold.y != 0).any(1), (fold.y > 0).any(0)
         z = fit(Episode(taught.x[used], fold.y[used][:, columns])).with_strength(1.0).project(everything)
-        ranked = ~used & taught.is_item
-        base[fold.part].append(_quality(everything, fold, ranked))
-        groups[fold.part].append(fold.groups)
-        for strength in strengths:
-            moved = everything + np.float32(strength) * (z - everything)
-            candidate[strength][fold.part].append(_quality(np.asarray(unit(np, moved), np.float32), fold, ranked))
-    return [Measured(strength, _joined(base), _joined(parts), _joined(groups)) for strength, parts in candidate.items()]
+        blends = (np.asarray(unit(np, everything + np.float32(s) * (z - everything)), np.float32) for s in strengths)
+        return [_quality(vectors, fold, ~used & taught.is_item) for vectors in (everything, *blends)]
 
+    with ThreadPoolExecutor(WORKERS) as pool:  # a fold's work is mostly inside torch and numpy, which let others run meanwhile
+        results = list(pool.map(ranked_by, split))
 
-def _joined(parts: dict[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    return {part: np.concatenate(values) if values else np.empty(0) for part, values in parts.items()}
+    def joined(values: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        parts = {part: [v for v, fold in zip(values, split, strict=True) if fold.part == part] for part in ("fed", "unfed")}
+        return {part: np.concatenate(found) if found else np.empty(0) for part, found in parts.items()}
+
+    base, groups = joined([r[0] for r in results]), joined([fold.groups for fold in split])
+    return [Measured(s, base, joined([r[place] for r in results]), groups) for place, s in enumerate(strengths, start=1)]
 
 
 def _quality(vectors: Vectors, fold: Fold, ranked: Mask) -> Floats:
