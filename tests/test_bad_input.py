@@ -242,6 +242,11 @@ def test_bad_k(toys: vm.Collection, k: Any) -> None:
         toys.search("red", k)
 
 
+def test_bad_limit(toys: vm.Collection) -> None:
+    with pytest.raises(vm.InvalidConfig, match="limit is a whole number"):
+        toys.items(limit=0)
+
+
 @pytest.mark.parametrize("version", [-1, "live", 1.0, True])
 def test_bad_versions(toys: vm.Collection, version: Any) -> None:
     with pytest.raises(vm.InvalidConfig, match="version"):

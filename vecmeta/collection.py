@@ -150,7 +150,7 @@ class Collection:
 
     def items(self, where: Where | None = None, after: str | None = None, limit: int = 100) -> list[Item]:
         """Up to `limit` items that match, by ascending id, after the id `after`. Raises InvalidFilter, InvalidConfig."""
-        return self._items.page(_parsed(where), after, intake.top(limit))
+        return self._items.page(_parsed(where), after, intake.top(limit, "limit"))
 
     # -- search --------------------------------------------------------------------------------------------------------------
 

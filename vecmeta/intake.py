@@ -48,10 +48,10 @@ def collection_name(name: object) -> str:
     return name
 
 
-def top(k: object) -> int:
-    """The number of hits asked for. Raises InvalidConfig."""
+def top(k: object, name: str = "k") -> int:
+    """The number of hits or items asked for. Raises InvalidConfig."""
     if isinstance(k, bool) or not hasattr(k, "__index__") or not 1 <= int(k) <= MAX_K:
-        raise InvalidConfig(f"k is a whole number from 1 to {MAX_K}, not {k!r}")
+        raise InvalidConfig(f"{name} is a whole number from 1 to {MAX_K}, not {k!r}")
     return int(k)
 
 
