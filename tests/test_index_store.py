@@ -296,3 +296,10 @@ def test_two_processes_save_and_load_side_by_side(kind: str, tmp_path: Path) -> 
     assert [worker.wait(120) for worker in workers] == [0, 0]
     assert revision(tmp_path) == 59
     only(tmp_path)
+
+
+def test_a_save_that_comes_too_late_leaves_the_newer_one_alone(tmp_path: Path) -> None:
+    save(filled("exact"), tmp_path, 5)
+    save(filled("exact"), tmp_path, 3)
+    assert revision(tmp_path) == 5
+    only(tmp_path)

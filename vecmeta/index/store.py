@@ -87,7 +87,9 @@ def save(index: VectorIndex, folder: Path, revision: int, **extra: Any) -> None:
             raise
         _sync_folder(folder)
         for older in _saved(folder)[1:]:
-            if _age(older) < _age(final):  # one that somebody saved in between is newer, and is not ours to delete
+            # Newer than ours is what somebody saved in between: not ours to delete. Ours itself is, when it is not the newest any more:
+            # that somebody may have looked for older ones just before it was there.
+            if _age(older) <= _age(final):
                 _discard(older)
 
 
