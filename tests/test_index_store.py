@@ -110,9 +110,12 @@ DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
 @pytest.mark.parametrize("number", range(len(DAMAGE)))
 def test_a_damaged_one_is_deleted_with_a_warning_and_the_next_is_used(kind: str, number: int, tmp_path: Path) -> None:
     name, damage = DAMAGE[number]
+    save(filled(kind), tmp_path, 1)
+    older = only(tmp_path)
+    older.rename(tmp_path.with_name("aside"))  # as if a crash had kept the next save from deleting it
     save(filled(kind), tmp_path, 2)
     newest = only(tmp_path)
-    save(filled(kind), tmp_path, 1)
+    tmp_path.with_name("aside").rename(older)
     damage(newest / name.replace("VECTORS", "vectors.npy" if kind == "exact" else "graph.faiss"))
     with pytest.warns(IndexDamagedWarning, match="deleted the damaged index"):
         assert revision(tmp_path) == 1
