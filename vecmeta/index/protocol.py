@@ -6,8 +6,11 @@ Invariants, the same for every backend:
 - Keys are int64 >= 0, given by the catalogue and never reused; an index neither makes nor changes them.
 - ``add`` replaces the vectors of keys it knows. The last of equal keys in one call wins.
 - ``remove`` ignores unknown keys.
+- Scores are those of the given vectors to within 1e-5. An approximate index may miss some of the best, never some of the number.
 - ``search`` returns min(k, number of matching items) columns, best first, never padding. Ties may come in any order.
   With ``allowed`` only those keys match; unknown keys in it are ignored, and the k best *matching* items come back, however few match.
+- k is 1 or more (InvalidConfig); vectors are (n, dim) float32, finite and of length 1 to within 1e-3 (InvalidVector); keys are (n,)
+  int64 (InvalidInput). A call that raises one of these has changed nothing.
 - Reads may run side by side with each other and with one writer; the index locks what it must.
 - What is given is not changed and not kept: arrays are copied where they outlive the call.
 """
@@ -38,7 +41,7 @@ class VectorIndex(Protocol):
         """The k nearest of each of the (q, dim) unit queries: scores (q, m) float32 and keys (q, m) int64, m <= k."""
 
     def vectors(self, keys: Keys) -> Vectors:
-        """The (n, dim) stored vectors of known keys; KeyError names the first unknown one."""
+        """The (n, dim) stored vectors of known keys, each number to within 2e-6; KeyError names the first unknown one."""
 
     def keys(self) -> Keys:
         """All keys, ascending, (n,) int64."""
