@@ -196,8 +196,8 @@ def _publish(
     clock: _Clock, progress: Progress | None,
 ) -> Report:  # fmt: skip
     """Store the version; build and swap it in if it is promoted. If that fails, it is as if nothing had been."""
-    before = versions.made_of(made_of)
-    number = versions.put(made_of, head.to_bytes(), {**row, **_stored(report)})
+    before, blob = versions.made_of(made_of), head.to_bytes()
+    number = versions.put(made_of, blob, {**row, **_stored(report)})
     report = replace(report, version=number)
     try:
         if report.decision == "promoted" and number != expected.live:
@@ -216,7 +216,7 @@ def _publish(
             versions.remove(number)
         raise
     report = replace(report, seconds=clock.total())
-    versions.put(made_of, head.to_bytes(), {**row, **_stored(report)})
+    versions.put(made_of, blob, {**row, **_stored(report)})
     return report
 
 

@@ -73,16 +73,14 @@ def ndcg(queries: Vectors, corpus: Vectors, gains: Floats, k: int = 10, exclude:
         (q,) in [0, 1]; NaN for a query without gain.
     """
 
-    return _in_blocks(queries, corpus, gains, exclude, lambda scores, part: ranked_ndcg(scores, part, k))
+    def discounted(scores: Vectors, part: Floats) -> Floats:
+        ranked = _ranked(scores, part)
+        discount = 1 / np.log2(np.arange(2, min(k, ranked.shape[1]) + 2))
+        ideal = -np.sort(-ranked, axis=1)[:, : len(discount)] @ discount
+        with np.errstate(invalid="ignore"):
+            return np.asarray(ranked[:, : len(discount)] @ discount / ideal)
 
-
-def ranked_ndcg(scores: Vectors, gains: Floats, k: int) -> Floats:
-    """`ndcg` of given scores (q, n) at depth k."""
-    ranked = _ranked(scores, gains)
-    discount = 1 / np.log2(np.arange(2, min(k, ranked.shape[1]) + 2))
-    ideal = -np.sort(-ranked, axis=1)[:, : len(discount)] @ discount
-    with np.errstate(invalid="ignore"):
-        return np.asarray(ranked[:, : len(discount)] @ discount / ideal)
+    return _in_blocks(queries, corpus, gains, exclude, discounted)
 
 
 def log_rank(scores: Vectors, relevant: Mask) -> Floats:
@@ -137,7 +135,7 @@ def recall(found: Keys, true: Keys) -> float:
     """Mean share of the true neighbours that were found: found (q, m) and true (q, k) keys; the denominator is k."""
     if true.size == 0:
         return 1.0
-    return float(np.mean([len(np.intersect1d(f, t)) / len(t) for f, t in zip(found, true, strict=True)]))
+    return float(overlap(true, found).mean())
 
 
 # -- neighbourhoods ----------------------------------------------------------------------------------------------------------
