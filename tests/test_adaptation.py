@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,11 @@ import pytest
 import vecmeta as vm
 from tests.conftest import Clusters
 from vecmeta.evaluate import average_precision
+from vecmeta.meta.episodes import Episode, statistics
+from vecmeta.meta.fitting import initial_start
+from vecmeta.meta.methods import NAMES
+from vecmeta.meta.sentinel import familiar
+from vecmeta.meta.start import load_start
 
 
 def quality(c: vm.Collection, data: Clusters, concepts: range, version: int | None = None) -> tuple[float, float]:
@@ -277,3 +284,206 @@ def test_everything_judged_leaves_nothing_to_be_compared_with(db: vm.Database) -
     c.add_vectors(data.ids, data.x)
     c.feedback([vm.Judgement(id, concept=str(label)) for id, label in zip(data.ids, data.label, strict=True)])
     assert c.adapt().decision in ("promoted", "kept")
+
+
+# -- methods and starts
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_every_method_teaches(taught: vm.Collection, clusters: Clusters, method: str) -> None:
+    report = taught.adapt(method=method, strength=1.0)
+    assert report.decision in ("promoted", "kept")
+    assert report.version == 1
+    assert taught.versions()[1].method == method
+    base, candidate = quality(taught, clusters, range(6), version=1)
+    assert candidate > base
+    assert taught.adapt(method=method, strength=1.0).version == 1  # the same again
+
+
+def test_a_start_of_ones_own(taught: vm.Collection, clusters: Clusters, tmp_path: Path) -> None:
+    start = load_start(method="protonet")
+    start.save(tmp_path / "same.safetensors")
+    changed = {name: value + 0.25 for name, value in start.tensors.items()}
+    replace(start, tensors=changed).save(tmp_path / "mine.safetensors")
+    shipped = taught.adapt("protonet")
+    assert (
+        taught.adapt("protonet", start=tmp_path / "same.safetensors").version == shipped.version
+    )  # its hash counts, not its name
+    mine = taught.adapt("protonet", start=str(tmp_path / "mine.safetensors"))
+    assert mine.version == 2
+    assert (taught.embed(clusters.x, version=1) != taught.embed(clusters.x, version=2)).any()
+
+
+def test_bad_starts(taught: vm.Collection, tmp_path: Path) -> None:
+    with pytest.raises(vm.InvalidConfig, match=r"none\.safetensors cannot be read"):
+        taught.adapt(start=tmp_path / "none.safetensors")
+    initial_start("ridge").save(tmp_path / "ridge.safetensors")
+    with pytest.raises(vm.InvalidConfig, match="trained for 'ridge', not for 'maml'"):
+        taught.adapt(start=tmp_path / "ridge.safetensors")
+    with pytest.raises(vm.InvalidConfig, match="path of a file"):
+        taught.adapt(start=7)  # type: ignore[arg-type]
+    start = initial_start("ridge")
+    replace(start, tensors={"c": start.tensors["c"]}).save(tmp_path / "part.safetensors")
+    with pytest.raises(vm.InvalidConfig, match="does not hold the numbers"):
+        taught.adapt("ridge", start=tmp_path / "part.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no start")
+    with pytest.raises(vm.StorageDamaged):
+        taught.adapt(start=tmp_path / "broken.safetensors")
+    assert len(taught.versions()) == 1
+
+
+def test_a_start_that_is_not_shipped_is_an_error_and_a_method_without_one_needs_none(
+    taught: vm.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vecmeta.meta.start.STARTS", tmp_path)
+    with pytest.raises(vm.InvalidConfig, match="cannot be read"):
+        taught.adapt()
+    assert taught.adapt("rocchio").version == 1
+
+
+def test_judgements_unlike_what_the_start_was_trained_on_are_noted(
+    taught: vm.Collection, clusters: Clusters, tmp_path: Path
+) -> None:
+    """A start that was trained on five judgements for each of six concepts of this collection, and then hears of one concept only."""
+    stats = statistics(clusters.x, len(clusters.x))
+    tasks = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        concepts = rng.permutation(20)[:6]
+        rows = np.concatenate([rng.permutation(np.flatnonzero(clusters.label == c))[:5] for c in concepts])
+        tasks.append((Episode(clusters.x[rows], (clusters.label[rows][:, None] == concepts).astype(np.float32)), stats))
+    start = tmp_path / "start.safetensors"
+    replace(load_start(), provenance={"familiar": familiar(tasks)}).save(start)
+    report = taught.adapt(start=start)
+    assert 0 < report.metrics["shift"] <= 1
+    assert report.notes == ()
+    strange = taught.feedback([vm.Judgement(id, concept="everything", score=-1.0) for id in clusters.ids[200:]])
+    taught.feedback([vm.Judgement(id, concept="everything") for id in clusters.ids[:200:2]])
+    assert strange.new == 200
+    report = taught.adapt(start=start, strength=1.0)
+    assert report.metrics["shift"] > 1
+    (note,) = report.notes
+    assert "unlike what the start was trained on" in note
+    assert report.version is not None
+    assert taught.report(report.version).notes == report.notes
+    assert taught.adapt("linear", dry_run=True).metrics.keys().isdisjoint({"shift"})
+
+
+def test_a_report_from_before_there_were_notes_can_be_read() -> None:
+    report = vm.Report("kept", 3, "why", {"fed_gain": 1.0}, 0.5, (vm.Change("a", ("b",), ("c",)),), {"total": 1.0})
+    stored = report.to_dict()
+    assert vm.Report.from_dict(stored) == report
+    del stored["notes"], stored["contradictions"]
+    assert vm.Report.from_dict(stored) == report
+    full = replace(report, notes=("n",), contradictions=("c", "d"))
+    assert vm.Report.from_dict(full.to_dict()) == full
+
+
+# -- pairs
+
+
+def some_pairs(data: Clusters, concepts: range, alike: int, unlike: int, seed: int = 0) -> list[vm.Judgement]:
+    """Pairs among the first members of these concepts: alike within a concept, unlike between two."""
+    rng = np.random.default_rng(seed)
+    members = [rng.permutation(np.flatnonzero(data.label == concept))[:8] for concept in concepts]
+    found: dict[tuple[str, str], vm.Judgement] = {}
+    while len(found) < alike:
+        a, b = (data.ids[row] for row in sorted(rng.choice(members[len(found) % len(members)], 2, replace=False)))
+        found[a, b] = vm.similar(a, b)
+    while len(found) < alike + unlike:
+        first, second = rng.choice(len(members), 2, replace=False)
+        a, b = sorted((data.ids[rng.choice(members[first])], data.ids[rng.choice(members[second])]))
+        found[a, b] = vm.dissimilar(a, b)
+    return list(found.values())
+
+
+def test_pairs_alone_teach(db: vm.Database, clusters: Clusters) -> None:
+    c = db.create("pairs", encoder="vectors", dim=clusters.dim)
+    c.add_vectors(clusters.ids, clusters.x)
+    c.feedback(some_pairs(clusters, range(6), 30, 15))
+    report = c.adapt()
+    assert report.metrics["fed_tests"] >= 15
+    assert report.metrics["contradictions"] == 0
+    assert report.version == 1
+    assert c.versions()[1].judgements == 45
+    base, candidate = quality(c, clusters, range(6), version=1)
+    assert candidate > base + 0.05
+    base, candidate = quality(c, clusters, range(6, 20), version=1)
+    assert candidate > base - 0.1
+
+
+def test_pairs_among_what_was_marked_for_concepts_do_no_harm(taught: vm.Collection, clusters: Clusters) -> None:
+    alone = quality(taught, clusters, range(6), version=taught.adapt(strength=1.0).version)[1]
+    marked = clusters.judgements(range(6), 5)
+    pairs = [
+        (vm.similar if a.concept == b.concept else vm.dissimilar)(a.item, b.item)
+        for place, a in enumerate(marked)
+        for b in marked[place + 1 :: 7]
+    ]
+    taught.feedback(pairs)
+    report = taught.adapt(strength=1.0)
+    assert report.decision == "promoted", report.reason
+    assert report.metrics["fed_tests"] > 100  # the marked items can still be held out
+    assert report.metrics["unfed_tests"] == 30
+    assert report.metrics["contradictions"] == 0
+    assert quality(taught, clusters, range(6), version=report.version)[1] > alone - 0.02
+
+
+def test_a_pair_that_is_told_apart_is_moved_apart(taught: vm.Collection, clusters: Clusters) -> None:
+    """An item near a concept that was told apart from one of its items belongs there less than it did."""
+    x = taught.embed(clusters.x, version=taught.adapt(strength=1.0).version)
+    marked = [clusters.ids.index(j.item) for j in clusters.judgements(range(6), 5) if j.concept == "concept 0"]
+    outside = np.flatnonzero(clusters.label >= 6)
+    near = outside[np.argsort(-(x[outside] @ x[marked].mean(0)))[:3]]
+    taught.feedback([vm.dissimilar(clusters.ids[marked[0]], clusters.ids[row]) for row in near])
+    z = taught.embed(clusters.x, version=taught.adapt(strength=1.0).version)
+    assert (z[near] @ z[marked].mean(0)).mean() < (x[near] @ x[marked].mean(0)).mean()
+
+
+def test_pairs_told_apart_alone_are_insufficient(db: vm.Database, clusters: Clusters) -> None:
+    c = db.create("apart", encoder="vectors", dim=clusters.dim)
+    c.add_vectors(clusters.ids, clusters.x)
+    c.feedback(some_pairs(clusters, range(6), 0, 15))
+    report = c.adapt()
+    assert report.decision == "insufficient"
+    assert "of 15 judgements 0 can be held out" in report.reason
+
+
+# -- degrees, and many of them
+
+
+def test_degrees_of_relevance_with_real_negatives_teach(db: vm.Database, clusters: Clusters) -> None:
+    """Items of the query's concept are relevant, those of its domain half as much, near ones of other domains are not."""
+    c = db.create("graded", encoder="vectors", dim=clusters.dim)
+    c.add_vectors(clusters.ids, clusters.x)
+    rng = np.random.default_rng(0)
+    judgements = []
+    for concept in range(12):
+        members = rng.permutation(np.flatnonzero(clusters.label == concept))
+        domain = np.flatnonzero((clusters.label % 5 == concept % 5) & (clusters.label != concept))
+        others = np.flatnonzero(clusters.label % 5 != concept % 5)
+        near = others[np.argsort(-(clusters.x[others] @ clusters.x[members[0]]))[:20]]
+        scores = [(members[1:6], 1.0), (rng.choice(domain, 2, replace=False), 0.5), (rng.choice(near, 4, replace=False), -1.0)]
+        judgements += [
+            vm.Judgement(clusters.ids[row], query=clusters.x[members[0]], score=score) for rows, score in scores for row in rows
+        ]
+    c.feedback(judgements)
+    report = c.adapt()
+    assert report.decision == "promoted", report.reason
+    assert report.metrics["fed_tests"] >= 12
+    assert c.versions()[1].judgements == 12 * 11
+    base, live = quality(c, clusters, range(12))
+    assert live > base
+
+
+def test_thousands_of_judgements(db: vm.Database) -> None:
+    data = Clusters(concepts=50, members=80)
+    c = db.create("thousands", encoder="vectors", dim=data.dim)
+    c.add_vectors(data.ids, data.x)
+    c.feedback(data.judgements(range(50), 40))
+    report = c.adapt(strength=1.0)
+    assert report.decision == "promoted", report.reason
+    assert c.versions()[1].judgements == 2000
+    assert report.metrics["fed_tests"] == 50 * 5 * 12
+    base, live = quality(c, data, range(50))
+    assert live > base + 0.2

@@ -19,6 +19,7 @@ import pytest
 
 import vecmeta
 from vecmeta.cli import main, render
+from vecmeta.meta.fitting import initial_start
 
 Run = Callable[..., "Result"]
 
@@ -195,6 +196,37 @@ def test_teach_adapt_and_go_back(run: Run, vectors: Path, tmp_path: Path) -> Non
     assert "live" in run("versions", "points").out
 
 
+def test_pairs(run: Run, vectors: Path, tmp_path: Path) -> None:
+    pairs = ("--similar", "a00", "a02", "--dissimilar", "b05", "a00", "--similar", "b03", "b01", "--user", "me")
+    assert run("feedback", "points", *pairs, "--json").json == {"new": 3, "duplicate": 0, "contradicting": 0}
+    listed = run("judgements", "points", "--json").json
+    assert {"item": "b03", "concept": None, "query": "<item b01>", "score": 1.0, "user": "me"} in listed
+    assert [judgement["score"] for judgement in listed] == [1.0, 1.0, -1.0]
+    file = tmp_path / "pairs.csv"
+    file.write_text("item,like,score,user\na02,a00,,me\na02,b01,-1,you\na00,a02,-1,you\n")
+    assert run("feedback", "points", "--file", str(file), "--json").json == {"new": 1, "duplicate": 1, "contradicting": 1}
+    report = run("adapt", "points", "--json").json
+    assert report["decision"] == "insufficient"
+    assert report["metrics"] == {"contradictions": 1.0}
+    assert report["contradictions"][0].startswith("me says that 'a02' is similar to 'a00', you that it is not")
+    assert "judgements that contradict each other: 1\n  me says that" in run("adapt", "points").out
+
+
+def test_methods_and_starts(run: Run, vectors: Path, tmp_path: Path) -> None:
+    for letter in "ab":
+        run("feedback", "points", "--concept", letter, *[f"{letter}{2 * n + (letter == 'b'):02}" for n in range(8)])
+    assert "maml, fomaml, anil" in " ".join(run("adapt", "--help").out.replace("│", " ").split())
+    assert "unknown method 'magic'; known: maml" in run("adapt", "points", "--method", "magic", code=1).err
+    report = run("adapt", "points", "--method", "rocchio", "--json").json
+    assert report["decision"] in ("promoted", "kept")
+    assert run("versions", "points", "--json").json[1]["method"] == "rocchio"
+    assert "cannot be read" in run("adapt", "points", "--start", str(tmp_path / "none.safetensors"), code=1).err
+    initial_start("protonet").save(tmp_path / "mine.safetensors")
+    mine = ("adapt", "points", "--start", str(tmp_path / "mine.safetensors"))
+    assert "was trained for 'protonet', not for 'maml'" in run(*mine, code=1).err
+    assert run(*mine, "--method", "protonet", "--json").json["version"] == 2
+
+
 def test_too_few_judgements_are_no_failure(run: Run, vectors: Path) -> None:
     assert run("adapt", "points", "--json").json["decision"] == "insufficient"
     assert "insufficient" in run("adapt", "points").out
@@ -207,6 +239,9 @@ def test_too_few_judgements_are_no_failure(run: Run, vectors: Path) -> None:
         (("a00",), "exactly one of --concept, --query and --file"),
         (("--concept", "x", "--query", "y", "a00"), "exactly one of --concept, --query and --file"),
         (("--file", "f.csv", "a00"), "leave out ids"),
+        (("--similar", "a00"), "exactly two ids"),
+        (("--dissimilar", "a00", "a01", "a02"), "exactly two ids"),
+        (("--similar", "a00", "a01", "--concept", "x"), "pairs stand alone"),
     ],
 )
 def test_feedback_that_is_none(run: Run, arguments: tuple[str, ...], message: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from vecmeta.errors import InvalidInput, InvalidItem, InvalidJudgement, InvalidVector
 from vecmeta.files import Columns, OwnVector, read, read_judgements
-from vecmeta.types import Id, Item, Judgement
+from vecmeta.types import Id, Item, Judgement, dissimilar, similar
 
 
 def write(path: Path, text: str) -> Path:
@@ -297,15 +297,21 @@ def test_judgements(tmp_path: Path) -> None:
         {"item": "a", "concept": "refunds"},
         {"item": 2, "query": "lost", "score": -1, "user": "u", "concept": None},
         {"item": "c", "query": {"id": "a"}, "score": 0.5},
+        {"item": "a", "like": 3, "user": "u"},
+        {"item": "a", "like": "b", "score": -1},
     ]
     expected = [
         Judgement("a", concept="refunds"),
         Judgement("2", query="lost", score=-1, user="u"),
         Judgement("c", query=Id("a"), score=0.5),
+        similar("a", "3", user="u"),
+        dissimilar("a", "b"),
     ]
     assert list(read_judgements(write(tmp_path / "j.jsonl", "\n".join(map(json.dumps, lines))))) == expected
     csv = write(tmp_path / "j.csv", "item,concept,query,score,user\na,refunds,,,\n2,,lost,-1,u\n")
     assert list(read_judgements(csv)) == expected[:2]
+    csv = write(tmp_path / "pairs.csv", "item,like,score,user\na,3,,u\na,b,-1,\n")
+    assert list(read_judgements(csv)) == expected[3:]
 
 
 @pytest.mark.parametrize(
@@ -317,6 +323,10 @@ def test_judgements(tmp_path: Path) -> None:
         ('{"item": "a", "concept": "x", "score": "1"}', "line 1: score '1'"),
         ('{"item": "a", "konzept": "x"}', "line 1: unknown column 'konzept'; known are item, concept, query, score, user"),
         ('{"item": "a", "query": {"text": "x"}}', "line 1: a query is a text or"),
+        ('{"item": "a", "like": "a"}', "line 1: a pair is made of two different items"),
+        ('{"item": "a", "like": "b", "concept": "x"}', "line 1: .* exactly one of concept, query and like"),
+        ('{"item": "a", "like": ["b"]}', "line 1: a judgement needs the id of an item in the column 'like'"),
+        ('{"item": "a", "like": "b", "score": "no"}', "line 1: score 'no'"),
     ],
 )
 def test_a_bad_judgement_is_named(tmp_path: Path, line: str, message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vecmeta.bench import adapt
+from vecmeta.bench import adapt, teach
 
 DATA = Path(os.environ.get("VECMETA_DATA_SETS", Path(__file__).parent.parent.parent / "shared" / "data"))
 
@@ -19,7 +19,7 @@ pytestmark = [
 
 def test_teaching_15_of_150_intents(capsys: pytest.CaptureFixture[str]) -> None:
     """The figures of the README, with room for what rounding does on other machines."""
-    facts = adapt.run(DATA, sets=["clinc150"], concepts=15, shots=5, seeds=3, device="cpu")
+    facts = teach.run(DATA, sets=["clinc150"], concepts=15, shots=5, seeds=3, device="cpu")
     means = facts["means"]["clinc150"]
     with capsys.disabled():
         print("\n", means)
@@ -30,3 +30,25 @@ def test_teaching_15_of_150_intents(capsys: pytest.CaptureFixture[str]) -> None:
     assert means["pooled_gain_relative"] > 0.05
     assert means["unfed_gain"] > 0.02
     assert means["fed_worse"] < 0.04
+
+
+def test_the_default_beats_the_alternatives_on_what_no_start_has_seen(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A small part of `vecmeta bench adapt`: two sets of texts, few seeds."""
+    peers = ["linear", "ridge", "protonet", "logistic", "rocchio"]
+    sets = ["clinc150:label", "trec:label"]
+    cache = tmp_path_factory.mktemp("encodings")
+    facts = adapt.run(DATA, sets=sets, methods=["maml", *peers], shots=[1, 5], seeds=2, cache=cache, device="cpu")
+    with capsys.disabled():
+        for row in facts["means"]:
+            print(row["shots"], row["method"], *(f"{part} {row[f'{part}_gain']:+.3f}" for part in ("fed", "mixed", "unfed")))
+    mixed = {(row["method"], row["shots"]): row["mixed_gain"] for row in facts["means"]}
+    for shots in (1, 5):
+        for peer in peers:
+            assert mixed["maml", shots] > mixed[peer, shots], (peer, shots)
+    at_five = next(row for row in facts["means"] if row["method"] == "maml" and row["shots"] == 5)
+    assert at_five["fed_gain"] > 0.1
+    assert at_five["mixed_gain"] > 0.045
+    assert at_five["unfed_gain"] > -0.005
+    assert all(row["mixed_gain"] > 0 for row in facts["rows"] if row["method"] == "maml")

@@ -7,9 +7,11 @@ import pytest
 
 from tests.conftest import Clusters
 from vecmeta.evaluate import Gate
+from vecmeta.folds import folds
+from vecmeta.judged import Taught
 from vecmeta.meta.episodes import Episode
 from vecmeta.meta.head import IdentityHead
-from vecmeta.trial import Background, Taught, best_strength, drift, folds, measure, why_insufficient
+from vecmeta.trial import Background, best_strength, drift, measure, why_insufficient
 
 DATA = Clusters(concepts=8, members=12, dim=16)
 
@@ -34,7 +36,36 @@ def queries(count: int, shots: int) -> Taught:
     )
 
 
-@pytest.mark.parametrize("taught", [concepts(4, 5), concepts(1, 6), concepts(8, 2), queries(6, 4), queries(2, 5)])
+def pairs(of: list[tuple[int, int]], apart: list[tuple[int, int]] = [], beside: Taught | None = None) -> Taught:  # noqa: B006
+    """Pairs (item, item) of rows of DATA, each with a column of its own, after the columns of what was taught beside them."""
+    names = list(beside.rows) if beside else []
+    names += sorted({DATA.ids[item] for pair in [*of, *apart] for item in pair} - set(names))
+    y = np.zeros((len(names), (len(beside.columns) if beside else 0) + len(of) + len(apart)), np.float32)
+    asked = list(beside.asked) if beside else []
+    if beside:
+        y[: len(beside.y), : len(beside.columns)] = beside.y
+    for number, (a, b) in enumerate([*of, *apart]):
+        asked.append(names.index(DATA.ids[a]))
+        y[asked[-1], len(asked) - 1] = 1
+        y[names.index(DATA.ids[b]), len(asked) - 1] = 1 if number < len(of) else -1
+    x = DATA.x[[DATA.ids.index(name) for name in names]]
+    columns = tuple(map(str, range(len(asked))))
+    return Taught(x, y, tuple(names), np.ones(len(names), bool), columns, np.array(asked))
+
+
+def together(concept: int, count: int) -> list[tuple[int, int]]:
+    """Disjoint pairs of items of one concept, by row."""
+    rows = np.flatnonzero(DATA.label == concept)
+    return [(int(rows[2 * n]), int(rows[2 * n + 1])) for n in range(count)]
+
+
+ALONE = pairs([pair for concept in range(4) for pair in together(concept, 3)], apart=[(0, 12), (24, 36), (60, 72)])
+AMONG = pairs([pair for concept in range(4) for pair in together(concept, 2)], apart=[(0, 12)], beside=concepts(4, 4))
+CHAIN = pairs([(n, n + 1) for n in range(11)])
+SPLITS = [concepts(4, 5), concepts(1, 6), concepts(8, 2), queries(6, 4), queries(2, 5), ALONE, AMONG, CHAIN]
+
+
+@pytest.mark.parametrize("taught", SPLITS)
 def test_what_is_asked_for_was_never_seen(taught: Taught) -> None:
     for fold in folds(taught, seed=0):
         seen = (fold.y != 0).any(1)
@@ -59,6 +90,56 @@ def test_each_concept_is_held_out_whole_once() -> None:
         if fold.part == "unfed":
             gone = (fold.y > 0).sum(0) == 0
             assert taught.y[fold.asked][:, gone].any(1).all()
+
+
+@pytest.mark.parametrize("taught", SPLITS)
+def test_each_judgement_is_held_out_once(taught: Taught) -> None:
+    """Every positive of a column is looked for by its column in one fold, pairs of items that were marked for a concept too."""
+    tested = np.zeros(taught.y.shape, int)
+    for fold in folds(taught, seed=0):
+        if fold.part == "fed":
+            for group in np.unique(fold.groups):
+                tested[:, group % len(taught.columns)] += fold.relevant[fold.groups == group].any(0)
+    lonely = (taught.asked < 0) & (taught.found().sum(0) < 2)
+    assert (tested[:, ~lonely] == taught.found()[:, ~lonely]).all()
+
+
+def test_an_item_of_two_concepts_is_held_out_of_both() -> None:
+    taught = concepts(4, 5)
+    both = Taught(taught.x, np.concatenate((taught.y, taught.y.sum(1, keepdims=True)), 1), taught.rows, taught.is_item, ("a",) * 5,
+                  np.full(5, -1))  # fmt: skip
+    fed = [fold for fold in folds(both, seed=0) if fold.part == "fed"]
+    assert np.sum([fold.relevant.any(0) for fold in fed], axis=0).tolist() == [1] * 20
+    for fold in fed:
+        assert (fold.y > 0).any(0).all()  # and something is left of every concept
+
+
+def test_a_query_that_is_out_takes_its_column_along() -> None:
+    for fold in folds(CHAIN, seed=0):
+        for column, own in enumerate(CHAIN.asked):
+            assert fold.y[own, column] == 1 or not fold.y[:, column].any()
+            assert (fold.y[:, column] != 0).sum() != 1  # nobody is left alone with themselves
+
+
+def test_what_only_tells_apart_is_never_asked_for() -> None:
+    for fold in folds(ALONE, seed=0):
+        assert not set(fold.groups % len(ALONE.columns)) & {12, 13, 14}
+    assert "0 can be held out" in (why_insufficient(pairs([], apart=[(0, 12), (24, 36)])) or "")
+
+
+def test_pairs_that_hang_together_are_held_out_as_a_concept() -> None:
+    unfed = [fold for fold in folds(ALONE, seed=0) if fold.part == "unfed"]
+    assert sum(len(fold.asked) for fold in unfed) == 12
+    assert not [fold for fold in folds(CHAIN, seed=0) if fold.part == "unfed"]  # one clump: nothing would be left
+    for fold in [fold for fold in folds(AMONG, seed=0) if fold.part == "unfed"]:
+        assert set(fold.groups) <= {0, 1, 2, 3}  # pairs of what was marked for a concept go with it
+
+
+def test_of_many_items_a_few_ask() -> None:
+    many = concepts(1, 12)
+    wide = Taught(np.repeat(many.x, 5, 0), np.repeat(many.y, 5, 0), many.rows * 5, np.ones(60, bool), many.columns, many.asked)
+    assert {len(fold.asked) for fold in folds(wide, seed=0)} == {12}
+    assert np.sum([fold.relevant.any(0) for fold in folds(wide, seed=0)], axis=0).tolist() == [1] * 60
 
 
 def test_several_queries_are_held_out_whole() -> None:

@@ -38,7 +38,7 @@ from vecmeta.errors import (
     VecmetaError,
     VersionNotFound,
 )
-from vecmeta.types import Change, Hit, Hits, Id, Item, Judgement, Report, Understood, Version
+from vecmeta.types import Change, Hit, Hits, Id, Item, Judgement, Report, Understood, Version, dissimilar, similar
 
 __version__ = "0.1.0"
 
@@ -78,5 +78,7 @@ __all__ = [
     "VecmetaError",
     "Version",
     "VersionNotFound",
+    "dissimilar",
     "open",
+    "similar",
 ]

@@ -8,24 +8,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vecmeta.catalogue.items import ItemStore
-from vecmeta.catalogue.judgements import AskedQuery, JudgementLog, vector_of
+from vecmeta.catalogue.judgements import JudgementLog
 from vecmeta.catalogue.versions import State, VersionStore
 from vecmeta.errors import Conflict, InvalidConfig
 from vecmeta.evaluate import Gate
-from vecmeta.meta import maml
-from vecmeta.meta.episodes import Episode, statistics
-from vecmeta.meta.head import Head
-from vecmeta.meta.start import load_start
+from vecmeta.judged import Taught, contradictions, lesson, resolve
+from vecmeta.meta import sentinel
+from vecmeta.meta.episodes import Episode, Statistics, statistics
+from vecmeta.meta.fitting import check_start, fit, initial_start
+from vecmeta.meta.head import Head, MemoryHead
+from vecmeta.meta.methods import checked, method_of
+from vecmeta.meta.start import Start, load_start
 from vecmeta.serving import Servings
-from vecmeta.trial import STRENGTHS, Background, Fit, Taught, best_strength, drift, judge, measure, why_insufficient
-from vecmeta.types import Progress, Report, Vectors
+from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure, why_insufficient
+from vecmeta.types import Decision, Progress, Report, Vectors
 
-METHODS = ("maml",)
 SAMPLE = 8192  # items that the statistics and the trial look at; all of them in smaller collections
 STAGES = ("reading", "adapting", "evaluating", "building", "swapping")
 
@@ -38,10 +41,12 @@ class Wish:
     dry_run: bool
     strength: float | None
     seed: int
+    start: str | Path | None = None  # a file; None: the shipped start of the method
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InvalidConfig(f"unknown method {self.method!r}; known: {', '.join(METHODS)}")
+        checked(self.method)
+        if self.start is not None and not isinstance(self.start, (str, Path)):
+            raise InvalidConfig(f"a start is the path of a file, not {self.start!r}")
         s = self.strength
         if s is not None and (isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 < s <= 1):
             raise InvalidConfig(f"a strength is a number above 0 and up to 1, not {s!r}")
@@ -83,88 +88,45 @@ def adapt(
     clock = _Clock(progress)
     with clock.stage("reading"):
         expected = versions.state()
+        start = _start(wish)
         taught = resolve(items, log)
+        odd, number = contradictions(items, log, taught)
+        said: dict[str, Any] = {"contradictions": tuple(odd), "dry_run": wish.dry_run}
+        figures = {"contradictions": float(number)}
         lacking = why_insufficient(taught)
         if lacking is not None:
-            return Report("insufficient", None, lacking, seconds=clock.total(), dry_run=wish.dry_run)
+            return Report("insufficient", None, lacking, figures, seconds=clock.total(), **said)
         sample, ids, count = _sample(items, wish.seed)
         labelled = {name for name, is_item in zip(taught.rows, taught.is_item.tolist(), strict=True) if is_item}
         free = [row for row, id in enumerate(ids) if id not in labelled]
         background = Background(sample[free], tuple(ids[row] for row in free))
     with clock.stage("adapting"):
-        fit, made_of = _method(wish, taught, sample, count, device)
-        head = fit(Episode(taught.x, taught.y))
+        stats = statistics(sample, count, wish.seed)
+        where = _torch_device(device)
+
+        def learn(episode: Episode) -> MemoryHead:
+            return fit(start, episode, stats, device=where, seed=wish.seed)
+
+        everything = lesson(taught, taught.y)
+        head: Head = learn(everything)
+        if "familiar" in start.provenance:
+            figures["shift"], note = sentinel.shift(start.provenance["familiar"], everything, stats)
+            said["notes"] = () if note is None else (note,)
+        # a start's record says nothing of judgements that are unlike all it was measured on
+        record = start.record if not said.get("notes") else 0.0
     with clock.stage("evaluating"):
         gate = Gate()
         strengths = STRENGTHS if wish.strength is None else (float(wish.strength),)
-        best = best_strength(measure(taught, background, fit, wish.seed, strengths), gate)
+        best = best_strength(measure(taught, background, learn, wish.seed, strengths), gate)
         head = head.with_strength(best.strength)
         drifted = drift(head, background, wish.seed)
-        promote, reason, metrics = judge(gate, best, drifted, wish.seed)
-    report = Report(
-        "promoted" if promote else "kept", None, reason, metrics, drifted.harmed, drifted.changed, dry_run=wish.dry_run
-    )
+        promote, reason, metrics = judge(gate, best, drifted, wish.seed, record)
+    decision: Decision = "promoted" if promote else "kept"
+    report = Report(decision, None, reason, {**metrics, **figures}, drifted.harmed, drifted.changed, **said)
     if wish.dry_run:
         return replace(report, seconds=clock.total())
-    row = {"method": wish.method, "strength": best.strength, "judgements": int((taught.y != 0).sum())}
-    return _publish(versions, servings, made_of, head, row, report, expected, clock, progress)
-
-
-def resolve(items: ItemStore, log: JudgementLog) -> Taught:
-    """The judgements that count, as rows and columns. Those about items that are gone are left out."""
-    opinions, asked = log.opinions(), log.asked()
-    like = {number: query.text or "" for number, query in asked.items() if query.kind == "item"}
-    there = items.base_vectors(list(dict.fromkeys([o.item for o in opinions] + list(like.values()))))
-    rows: dict[tuple[str, object], int] = {}
-    vectors: list[Vectors] = []
-
-    def row(kind: str, key: object, vector: Vectors) -> int:
-        if (kind, key) not in rows:
-            rows[kind, key] = len(vectors)
-            vectors.append(vector)
-        return rows[kind, key]
-
-    columns: dict[tuple[str, object], int] = {}
-    own: list[int] = []  # the row of each column's own query, -1 for a concept
-    names: list[str] = []
-    cells: list[tuple[int, int, float]] = []
-    for opinion in opinions:
-        if opinion.item not in there:
-            continue
-        asks = -1
-        if opinion.query is not None:
-            query = asked[opinion.query]
-            if query.kind == "item":
-                if query.text not in there:
-                    continue
-                asks = row("item", query.text, there[query.text])
-            else:
-                asks = row("query", opinion.query, vector_of(query.vector or b""))
-        about = ("concept", opinion.concept) if opinion.query is None else ("query", opinion.query)
-        if about not in columns:
-            columns[about] = len(own)
-            own.append(asks)
-            names.append(opinion.concept if opinion.concept is not None else _title(asked[opinion.query or 0]))
-            if asks >= 0:
-                cells.append((asks, columns[about], 1.0))
-        cells.append((row("item", opinion.item, there[opinion.item]), columns[about], opinion.score))
-    y = np.zeros((len(vectors), len(own)), dtype=np.float32)
-    for r, c, score in cells:
-        y[r, c] = score
-    taught = np.asarray((y > 0).any(axis=0))  # a concept of which only is said what does not belong teaches nothing
-    titles = {place: str(key) if kind == "item" else _title(asked[key]) for (kind, key), place in rows.items()}  # type: ignore[index]
-    return Taught(
-        x=np.stack(vectors) if vectors else np.empty((0, 0), np.float32),
-        y=y[:, taught],
-        rows=tuple(str(titles[place]) for place in range(len(vectors))),
-        is_item=np.array([kind == "item" for kind, _ in rows], dtype=bool),
-        columns=tuple(name for name, used in zip(names, taught.tolist(), strict=True) if used),
-        asked=np.array(own, dtype=np.int64)[taught],
-    )
-
-
-def _title(query: AskedQuery) -> str:
-    return query.text if query.text is not None else f"<{query.kind}>"
+    row = {"method": wish.method, "strength": best.strength, "judgements": taught.count}
+    return _publish(versions, servings, _made_of(wish, start, taught, stats), head, row, report, expected, clock, progress)
 
 
 def _sample(items: ItemStore, seed: int) -> tuple[Vectors, list[str], int]:
@@ -177,18 +139,21 @@ def _sample(items: ItemStore, seed: int) -> tuple[Vectors, list[str], int]:
     return vectors, ids, count
 
 
-def _method(wish: Wish, taught: Taught, sample: Vectors, count: int, device: str) -> tuple[Fit, str]:
-    """How a head is fitted to an episode, and the hash of everything that it is a function of."""
-    start = load_start()
-    stats = statistics(sample, start, count, wish.seed)
-    where = _torch_device(device)
+def _start(wish: Wish) -> Start:
+    """The start of the caller's, or the method's own."""
+    if wish.start is None and method_of(wish.method).OUTER == "none":
+        return initial_start(wish.method)
+    start = load_start(None if wish.start is None else Path(wish.start), wish.method)
+    check_start(start)
+    return start
 
-    def fit(episode: Episode) -> Head:
-        return maml.adapt(start, episode, stats, device=where, seed=wish.seed)
 
+def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str:
+    """The hash of everything that a version is a function of."""
     made_of = hashlib.sha256(json.dumps([wish.method, wish.seed, wish.strength, start.hash, taught.digest()]).encode())
-    made_of.update(stats.mean.tobytes() + stats.background.tobytes())
-    return fit, made_of.hexdigest()
+    for array in (stats.mean, stats.background, stats.counts):
+        made_of.update(array.tobytes())
+    return made_of.hexdigest()
 
 
 def _publish(

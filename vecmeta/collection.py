@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vecmeta import intake
+from vecmeta import intake, judged
 from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
 from vecmeta.catalogue.judgements import Entry
 from vecmeta.contents import OWN, Contents
@@ -238,6 +238,13 @@ class Collection:
         """The whole log, oldest first."""
         return self._log.all()
 
+    def contradictions(self, limit: int = 100) -> list[str]:
+        """Where the judgements that count contradict each other, at most `limit` sentences: users who disagree on the same item and
+        concept or query, and two things that one concept, query or pair puts together and another tells apart. Raises InvalidConfig.
+        """
+        most = intake.top(limit, "limit")
+        return judged.contradictions(self._items, self._log, judged.resolve(self._items, self._log), most)[0]
+
     # -- adaptation ----------------------------------------------------------------------------------------------------------
 
     def adapt(
@@ -248,6 +255,7 @@ class Collection:
         progress: Progress | None = None,
         strength: float | None = None,
         seed: int = 0,
+        start: str | Path | None = None,
     ) -> Report:
         """Learn a head from all judgements, measure it on held-out ones, and make it live if it is better.
 
@@ -255,22 +263,24 @@ class Collection:
         again gives the same version again. While it works, searches go on under the live version.
 
         Args:
-            method: "maml", the memory head with its inner loop.
+            method: "maml", the memory head with its inner loop, or another one of `vecmeta.meta.methods.NAMES`.
             dry_run: measure and report, store nothing.
             progress: called with (stage, done, total); raise vecmeta.Cancelled in it to stop, nothing is left behind.
             strength: in (0, 1], how far vectors are moved; None chooses it on held-out judgements.
             seed: of folds and samples.
+            start: a meta-learned start of your own for this method (`vecmeta meta-train`); None is the shipped one.
 
         Returns:
             What was decided and why; see `vecmeta.Report`.
 
         Raises:
-            InvalidConfig: unknown method, strength outside its range.
+            InvalidConfig: unknown method, strength outside its range, a start that cannot be read or is another method's.
+            StorageDamaged: the start was changed after it was written.
             StorageFull and others: the index files cannot be written; the live version is untouched.
         """
         from vecmeta import adaptation  # brings torch, which a search does without
 
-        wish = adaptation.Wish(method, dry_run, strength, seed)
+        wish = adaptation.Wish(method, dry_run, strength, seed, start)
         with self._adapting:
             return adaptation.adapt(self._items, self._log, self._versions, self._servings, self._device, wish, progress)
 

@@ -196,19 +196,31 @@ def bootstrap(values: Floats, groups: Keys, *, level: float = 0.9, draws: int = 
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """What a candidate has to show to go live. Gains are in halvings of the rank, see `log_rank`."""
+    """What a candidate has to show to go live. Gains are in halvings of the rank, see `log_rank`.
+
+    The evidence is the gain of held-out judgements in standard errors. How much of it is asked for depends on the record of the start that
+    the candidate comes from, in [0, 1], see `vecmeta.meta.start.Start.record`. Nothing but evidence counts for a start without a record,
+    or where the judgements look unlike all that the record speaks of; a start that has always helped is kept back only where the evidence
+    speaks against it. Measured on trials of right, half wrong and random labels with three methods on the training notions: of the gains
+    11 % are kept back instead of 34 %, and of the harm 85 % instead of 83 %.
+    """
 
     level: float = 0.9  # of the intervals
+    caution: float = 2.0  # standard errors asked for without a record
+    trust: float = 2.5  # how many fewer a record of 1 or more asks for
+    least_error: float = 0.05  # of a gain: the bootstrap of a few groups that agree by chance claims less
     max_unfed_loss: float = 0.1  # what concepts that were not taught may lose on average: 0.1 is a rank of 107 instead of 100
     max_harmed: float = 0.6  # share of unlabelled items that may lose most neighbours, where no concept could be held out
 
-    def __call__(self, fed: Interval, unfed: Interval, harmed: float) -> tuple[bool, str]:
+    def __call__(self, fed: Interval, unfed: Interval, harmed: float, record: float = 0.0) -> tuple[bool, str]:
         """Whether to promote, and the reason in words."""
         factor, low, high = (2**value for value in (fed.mean, fed.low, fed.high))
         taught = f"held-out items come up {factor:.2f} times as near to the top (90 % interval {low:.2f} to {high:.2f})"
-        if fed.mean <= 0:
+        error = (fed.high - fed.low) / (2 * 1.645) + self.least_error
+        enough = fed.mean / error >= self.caution - self.trust * record
+        if not enough and fed.mean <= 0:
             return False, f"what was taught would not be found better: {taught}"
-        if fed.low <= 0:
+        if not enough:
             return False, f"the gain on what was taught may be chance: {taught}; more judgements would tell"
         if unfed.count and unfed.mean < -self.max_unfed_loss:
             return (
@@ -220,4 +232,6 @@ class Gate:
                 False,
                 f"{harmed:.0%} of the unlabelled items would lose most of their neighbours (at most {self.max_harmed:.0%})",
             )
-        return True, f"what was taught is found better: {taught}"
+        if fed.low > 0:
+            return True, f"what was taught is found better: {taught}"
+        return True, f"{taught}: too few judgements to be sure, but the start that was learned from has helped wherever it was measured"

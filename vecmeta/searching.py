@@ -11,7 +11,7 @@ from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.contents import Contents
 from vecmeta.errors import InvalidConfig, InvalidJudgement
-from vecmeta.meta.rocchio import bend
+from vecmeta.meta.feedback import bend
 from vecmeta.serving import Serving, Servings
 from vecmeta.types import Hit, Hits, Id, Query, Vector, Vectors, Where
 from vecmeta.where import Node, parse
@@ -40,7 +40,8 @@ class Searcher:
         judged = list(feedback or ())
         if judged:
             items, scores = self._judged(serving, judged)
-            z = np.stack([bend(row, items, scores) for row in z])
+            landscape = serving.landscape()
+            z = np.stack([bend(row, items, scores, landscape) for row in z]) if len(z) else z
         return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
 
     def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Hits:
@@ -50,7 +51,7 @@ class Searcher:
             raise InvalidConfig("recommend() needs at least one liked item")
         serving = self._servings.current(version)
         items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
-        return self._hits(serving, bend(None, items, scores)[None], k, node, [{*like, *unlike}])[0]
+        return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
 
     def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
         allowed = None if node is None else self._items.keys(node)

@@ -16,11 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import State, VersionStore
 from vecmeta.errors import StorageError
 from vecmeta.index import store
 from vecmeta.index.protocol import VectorIndex
+from vecmeta.meta.feedback import LEAST, SURVEYED, Landscape, survey
 from vecmeta.meta.head import IdentityHead, load_head
 from vecmeta.types import Progress
 
@@ -43,6 +46,31 @@ class Serving:
         self.revision = revision  # the index holds all writes up to here
         self.unsaved = 0
         self.lock = threading.Lock()  # held by the one who catches up
+        self._landscape: Landscape | None = None
+        self._surveyed = 0  # items there were when the landscape was made
+        self._surveying = threading.Lock()
+
+    def landscape(self) -> Landscape | None:
+        """What bending a query knows of the collection under this version; None with fewer than LEAST items.
+
+        Made from a random sample of this index's vectors when it is first asked for, and again when the collection has grown or shrunk to
+        twice or half of what was looked at: a mean and a covariance change slowly.
+        """
+        count = len(self.index)
+        if count < LEAST:
+            return None
+        with self._surveying:
+            if self._landscape is None or not self._surveyed / 2 < count < 2 * self._surveyed:
+                keys = self.index.keys()
+                rng = np.random.default_rng(self.version)
+                while len(keys):
+                    sample = np.sort(rng.choice(keys, min(SURVEYED, len(keys)), replace=False))
+                    try:
+                        self._landscape, self._surveyed = survey(self.index.vectors(sample)), count
+                        break
+                    except KeyError:  # deleted since the keys were read
+                        keys = self.index.keys()
+            return self._landscape
 
 
 class Servings:

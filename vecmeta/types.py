@@ -87,6 +87,33 @@ class Judgement:
             raise InvalidJudgement(f"score {self.score!r} of a judgement on item {self.item!r} is not a number from -1 to 1")
 
 
+def similar(a: str, b: str, score: float = 1.0, user: str | None = None) -> Judgement:
+    """That two items are alike, as a judgement on one with the other as its query; `score` in [0, 1], 0 takes an earlier word back.
+
+    The order of the two does not matter. Raises InvalidJudgement.
+    """
+    if not isinstance(score, bool) and isinstance(score, (int, float)) and score < 0:
+        raise InvalidJudgement(f"score {score!r} of two similar items, {a!r} and {b!r}, is below 0: use dissimilar()")
+    return _pair(a, b, score, user)
+
+
+def dissimilar(a: str, b: str, score: float = -1.0, user: str | None = None) -> Judgement:
+    """That two items are not alike; `score` in [-1, 0], else as `similar`. Raises InvalidJudgement."""
+    if not isinstance(score, bool) and isinstance(score, (int, float)) and score > 0:
+        raise InvalidJudgement(f"score {score!r} of two dissimilar items, {a!r} and {b!r}, is above 0: use similar()")
+    return _pair(a, b, score, user)
+
+
+def _pair(a: str, b: str, score: float, user: str | None) -> Judgement:
+    for id in (a, b):
+        if not isinstance(id, str):
+            raise InvalidJudgement(f"two items are named by their ids, texts, not by {id!r}")
+    if a == b:
+        raise InvalidJudgement(f"a pair is made of two different items, not of {a!r} twice")
+    first, second = sorted((a, b))  # always the same way round, so that the latest word counts whichever is named first
+    return Judgement(second, query=Id(first), score=score, user=user)
+
+
 @dataclass(frozen=True, slots=True)
 class Understood:
     """What `Collection.feedback` made of a batch: counts of judgements that were new, repeated, or changed an earlier one."""
@@ -130,9 +157,13 @@ class Report:
                   ``fed_rank``, geometric means of the ranks of held-out items, from 1; ``fed_gain`` with its 90 % interval
                   ``fed_gain_low`` to ``fed_gain_high``, in halvings of the rank; ``fed_worse``, the share of rankings that got worse;
                   ``fed_tests``, their number; and ``neighbours_kept``, the mean share of an unlabelled item's ten nearest that stay.
+                  Also ``contradictions``, their number, and where the start knows what it was trained on ``shift``: how unlike that the
+                  judgements are, 1 being the limit of what was usual.
     ``harmed``    share of sampled unlabelled items whose neighbourhood was torn, in [0, 1].
     ``changed``   the top lists that moved most.
     ``seconds``   by stage, and "total".
+    ``notes``     what is worth knowing besides, in sentences; so far what the judgements have that the start never saw.
+    ``contradictions``  where judgements contradict each other, a sentence each, at most 20; they are learned from all the same.
     """
 
     decision: Decision
@@ -143,13 +174,17 @@ class Report:
     changed: tuple[Change, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     dry_run: bool = False
+    notes: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
-        return {**asdict(self), "changed": [asdict(change) for change in self.changed]}
+        lists = {"notes": list(self.notes), "contradictions": list(self.contradictions)}
+        return {**asdict(self), "changed": [asdict(change) for change in self.changed], **lists}
 
     @classmethod
     def from_dict(cls, about: Mapping[str, Any]) -> Report:
-        """The reverse of `to_dict`."""
+        """The reverse of `to_dict`; of reports that were stored by earlier versions too, which lack some fields."""
         changed = tuple(Change(c["query"], tuple(c["entered"]), tuple(c["left"])) for c in about["changed"])
-        return cls(**{**about, "changed": changed})
+        lists = {name: tuple(about.get(name, ())) for name in ("notes", "contradictions")}
+        return cls(**{**about, "changed": changed, **lists})

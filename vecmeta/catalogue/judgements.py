@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func, insert, select
@@ -52,6 +53,17 @@ class Opinion:
     score: float
 
 
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What a user (None: whoever gave no name) said of an item and a concept or query; fields as in `Opinion`."""
+
+    item: str
+    concept: str | None
+    query: int | None
+    user: str | None
+    score: float
+
+
 class JudgementLog:
     """Judgements of one collection."""
 
@@ -59,12 +71,14 @@ class JudgementLog:
         self._engine, self._id, self._dim = engine, collection, dim
 
     def append(self, entries: Sequence[Entry]) -> Understood:
-        """Write a batch, all or nothing. A judgement that repeats the latest word is not written again."""
+        """Write a batch, all or nothing. A judgement that repeats the latest word, and that user's own, is not written again."""
         counts = {"new": 0, "duplicate": 0, "contradicting": 0}
         with self._engine.writing() as connection:
             rows = connection.execute(select(queries.c.digest, queries.c.id).where(queries.c.collection == self._id))
             asked: dict[bytes, int] = {row.digest: row.id for row in rows}
-            latest = {(o.item, o.concept, o.query): o.score for o in self._opinions(connection.execute)}
+            words = self._words(connection.execute)
+            latest = {(w.item, w.concept, w.query): w.score for w in words}
+            own = {(w.item, w.concept, w.query, w.user): w.score for w in words}
             fresh = []
             now = datetime.now(UTC)
             for entry in entries:
@@ -81,9 +95,11 @@ class JudgementLog:
                 before = latest.get(about)
                 if before == entry.score:
                     counts["duplicate"] += 1
-                    continue
-                counts["contradicting" if before and before * entry.score <= 0 else "new"] += 1
-                latest[about] = entry.score
+                    if own.get((*about, entry.user)) == entry.score:
+                        continue
+                else:
+                    counts["contradicting" if before and before * entry.score <= 0 else "new"] += 1
+                latest[about] = own[(*about, entry.user)] = entry.score
                 fresh.append(
                     {
                         "collection": self._id,
@@ -101,18 +117,33 @@ class JudgementLog:
 
     def opinions(self) -> list[Opinion]:
         """The latest word on each item and concept or query, in the order of the log; those taken back (score 0) are left out."""
-        with self._engine.reading() as connection:
-            return [o for o in self._opinions(connection.execute) if o.score != 0]
-
-    def _opinions(self, execute: Callable[..., object]) -> list[Opinion]:
-        c = judgements.c
-        query = select(c.item, c.concept, c.query, c.score).where(c.collection == self._id).order_by(c.seq)
         latest: dict[tuple[object, ...], Opinion] = {}
-        for row in execute(query):  # type: ignore[attr-defined]  # a result is iterable
-            about = tuple(row[:3])
+        with self._engine.reading() as connection:
+            words = self._words(connection.execute)
+        for word in words:
+            about = (word.item, word.concept, word.query)
+            if about in latest and latest[about].score == word.score:
+                continue  # another user agrees
             latest.pop(about, None)  # so that the order is that of the latest word
-            latest[about] = Opinion(*row)
-        return list(latest.values())
+            latest[about] = Opinion(*about, word.score)
+        return [opinion for opinion in latest.values() if opinion.score != 0]
+
+    def words(self) -> list[list[Word]]:
+        """What more than one user spoke of: each user's latest word on it, the latest last."""
+        latest: dict[tuple[object, ...], dict[str | None, Word]] = {}
+        with self._engine.reading() as connection:
+            words = self._words(connection.execute)
+        for word in words:
+            said = latest.setdefault((word.item, word.concept, word.query), {})
+            said.pop(word.user, None)
+            said[word.user] = word
+        return [list(said.values()) for said in latest.values() if len(said) > 1]
+
+    def _words(self, execute: Callable[..., Iterable[Sequence[Any]]]) -> list[Word]:
+        """The whole log, oldest first."""
+        c = judgements.c
+        query = select(c.item, c.concept, c.query, c.user, c.score).where(c.collection == self._id).order_by(c.seq)
+        return [Word(*row) for row in execute(query)]
 
     def asked(self) -> dict[int, AskedQuery]:
         """The queries that judgements speak of, by their row."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vecmeta.cli import data, lab, look, teach
+from vecmeta.cli import bench, bench_omniglot, bench_relevance, data, lab, look, meta_train, teach
 from vecmeta.cli.app import Data, Device, GreedyCommand, Index, Json, shared, verb
 
 program = typer.Typer(
@@ -64,20 +64,22 @@ for _panel, _group in {
         teach.activate,
         teach.rollback,
     ),
-    "Research": (lab.meta_train,),
+    "Research": (meta_train.meta_train,),
 }.items():
     for _command in _group:
-        _greedy = GreedyCommand if _command in (look.recommend, teach.feedback, lab.meta_train) else None
+        _greedy = GreedyCommand if _command in (look.recommend, teach.feedback, meta_train.meta_train) else None
         program.command(_command.__name__.replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
 
 _bench = typer.Typer(help="Measure on your own machine.", no_args_is_help=True)
-_bench.command("adapt", cls=GreedyCommand)(verb(lab.bench_adapt))
-_bench.command("add", cls=GreedyCommand)(verb(lab.bench_add))
-
-
-@_bench.callback()
-def _bench_group() -> None:
-    """A group although it has but one command so far."""
+for _measure in (
+    bench.bench_adapt,
+    bench.bench_teach,
+    bench_relevance.bench_relevance,
+    bench.bench_outer,
+    bench.bench_add,
+    bench_omniglot.bench_omniglot,
+):
+    _bench.command(_measure.__name__.removeprefix("bench_"), cls=GreedyCommand)(verb(_measure))
 
 
 program.add_typer(_bench, name="bench", rich_help_panel="Research")

@@ -1,4 +1,4 @@
-"""Verbs that show and measure: demo, meta-train, bench."""
+"""Verbs that show and measure: demo, bench."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import typer
 
 from vecmeta.cli import render
 from vecmeta.cli.app import opened, print_json, shared
-from vecmeta.errors import InvalidConfig
 
 LIMIT = 3000  # as in vecmeta.pydocs, which --help does not need
 
@@ -157,88 +156,3 @@ def _quality_table(outcome: Outcome) -> RenderableType:
     ]
     columns = ("queries", "unmarked items of", "number>", "mAP before>", "after>", "change>")
     return render.table(columns, rows, "Quality on items that nobody marked")
-
-
-def meta_train(
-    context: typer.Context,
-    sets: Annotated[
-        list[Path], typer.Option("--sets", metavar="FILE...", help="Data sets to learn from: .parquet, .jsonl, .npz.")
-    ],
-    validate: Annotated[list[Path], typer.Option("--validate", metavar="FILE...", help="Data sets to choose the best step by.")],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the start is written (safetensors).")],
-    encoder: Annotated[str, typer.Option(help="What encodes contents, as for create; .npz files have vectors already.")] = "text",
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the outer loop.", show_default=False)] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of episodes and initial values.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, help="Rows of a file that are encoded.")] = 8000,
-    cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Keep encodings here for the next time.")] = None,
-) -> None:
-    """Meta-train a start from labelled data sets of your own."""
-    from vecmeta.encoders import open_encoder
-    from vecmeta.meta.start import MetaConfig
-    from vecmeta.meta.train import meta_train_files
-
-    config = MetaConfig(seed=seed) if steps is None else MetaConfig(outer_steps=steps, seed=seed)
-    wanted = any(path.suffix != ".npz" for path in [*sets, *validate])
-    made: Any = open_encoder(encoder, device=shared(context).device) if wanted else None
-    try:
-        with render.progress("steps") as progress:
-            facts = meta_train_files(sets, validate, out, config, made, cache, progress, limit=limit)
-    except OSError as error:
-        raise InvalidConfig(f"{error.filename or out}: {error.strerror or error}") from None
-    _print_facts(context, facts)
-
-
-def bench_adapt(
-    context: typer.Context,
-    data_sets: Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")],
-    set_names: Annotated[list[str] | None, typer.Option("--set", metavar="NAME...", help="Only these. Default: all.")] = None,
-    concepts: Annotated[int, typer.Option(min=2, help="Concepts taught.")] = 15,
-    shots: Annotated[int, typer.Option(min=1, help="Items marked for each.")] = 5,
-    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
-) -> None:
-    """Measure adaptation on labelled data sets: taught, untaught and mixed concepts."""
-    from vecmeta.bench import adapt
-
-    with render.progress("runs") as progress:
-        facts = adapt.run(
-            data_sets,
-            sets=set_names,
-            concepts=concepts,
-            shots=shots,
-            seeds=seeds,
-            device=shared(context).device,
-            progress=progress,
-        )
-    if shared(context).json:
-        print_json(facts)
-        return
-    for name, means in facts["means"].items():
-        rows = [
-            (part, f"{means[f'{part}_before']:.3f}", f"{means[f'{part}_after']:.3f}", f"{means[f'{part}_gain_relative']:+.1%}")
-            for part in adapt.PARTS
-        ]
-        render.show(f"{name}: {concepts} concepts taught with {shots} items each, means of {seeds} seeds")
-        render.show(render.table(("queries", "mAP before>", "after>", "change>"), rows))
-        render.show(
-            f"taught queries made worse: {means['fed_worse']:.1%}; untaught made worse by more than .02: "
-            f"{means['unfed_worse_by_02']:.1%}; adapt, re-embed, re-index and swap: {means['seconds']:.2f} s"
-        )
-
-
-def bench_add(
-    context: typer.Context,
-    count: Annotated[int, typer.Option(min=1, help="Vectors to add.")] = 100_000,
-    dim: Annotated[int, typer.Option(min=1, help="Their length.")] = 384,
-    seed: Annotated[int, typer.Option(min=0, help="Of the vectors.")] = 0,
-) -> None:
-    """Measure adding own vectors: time, memory, recall."""
-    from vecmeta.bench import add
-
-    _print_facts(context, add.run(count, dim, seed))
-
-
-def _print_facts(context: typer.Context, facts: dict[str, Any]) -> None:
-    if shared(context).json:
-        print_json(facts)
-    else:
-        render.show(render.table(("", ""), [(key, str(value)) for key, value in facts.items()]))

@@ -183,6 +183,8 @@ def report_json(report: Report) -> dict[str, Any]:
         "changed": [asdict(change) for change in report.changed],
         "seconds": dict(report.seconds),
         "dry_run": report.dry_run,
+        "notes": list(report.notes),
+        "contradictions": list(report.contradictions),
     }
 
 
@@ -194,12 +196,21 @@ def report_parts(report: Report, *, changes: bool = True) -> Iterator[Renderable
     dry = "dry run, would be " if report.dry_run else ""
     style = {"promoted": "bold green", "kept": "bold yellow", "insufficient": "bold yellow"}[report.decision]
     yield Text.assemble((f"{dry}{report.decision}", style), f" ({number}): {report.reason}")
-    if report.metrics:
-        yield table(("held-out measure", "value>"), [(name, f"{value:.3f}") for name, value in report.metrics.items()])
+    measured = [(name, f"{value:.3f}") for name, value in report.metrics.items() if name not in ("contradictions", "shift")]
+    if measured:
+        yield table(("held-out measure", "value>"), measured)
         yield Text(f"neighbourhoods torn among items nobody labelled: {report.harmed:.1%}")
     if report.changed and changes:
         rows = [(query_text(c.query), _few(c.entered), _few(c.left)) for c in report.changed[:5]]
         yield table(("top lists that moved most", "entered", "left"), rows)
+    for remark in report.notes:
+        yield Text(f"note: {remark}", style="yellow")
+    if report.contradictions:
+        count = int(report.metrics["contradictions"])
+        some = f", the first {len(report.contradictions)} of them" if count > len(report.contradictions) else ""
+        yield Text(f"judgements that contradict each other: {count:,}{some}", style="yellow")
+        for sentence in report.contradictions:
+            yield Text(f"  {sentence}")
     if report.seconds:
         yield Text("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in report.seconds.items()), style="dim")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from vecmeta.cli import render
 from vecmeta.cli.app import opened_collection, print_json, shared
 from vecmeta.cli.data import Name
+from vecmeta.meta.methods import NAMES
 
 if TYPE_CHECKING:
     from vecmeta import Judgement
@@ -25,13 +27,23 @@ def feedback(
     up: Annotated[list[str] | None, typer.Option("--up", metavar="ID...", help="Items that belong.")] = None,
     down: Annotated[list[str] | None, typer.Option("--down", metavar="ID...", help="Items that do not.")] = None,
     forget: Annotated[list[str] | None, typer.Option("--forget", metavar="ID...", help="Take earlier judgements back.")] = None,
+    similar: Annotated[list[str] | None, typer.Option("--similar", metavar="A B", help="Two items that are alike.")] = None,
+    dissimilar: Annotated[list[str] | None, typer.Option("--dissimilar", metavar="A B", help="Two that are not.")] = None,
     file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Columns item, concept or query, score, user; - for JSON lines.")
+        str | None,
+        typer.Option(metavar="FILE", help="Columns item; concept, query or like (another item); score, user; - for JSON lines."),
     ] = None,
     user: Annotated[str | None, typer.Option(help="Who says so.")] = None,
 ) -> None:
-    """Say which items belong to a concept, or are relevant to a query. Nothing changes until `vecmeta adapt`."""
-    given = _judgements(ids or [], concept, query, up or [], down or [], forget or [], file, user)
+    """Say which items belong to a concept, are relevant to a query, or are alike. Nothing changes until `vecmeta adapt`."""
+    scores = [(id, 1.0) for id in [*(ids or []), *(up or [])]]
+    scores += [(id, -1.0) for id in down or []] + [(id, 0.0) for id in forget or []]
+    if similar or dissimilar:
+        if scores or concept or query or file:
+            raise typer.BadParameter("pairs stand alone; leave out ids, --concept, --query and --file", param_hint="--similar")
+        given = _pairs(similar or [], dissimilar or [], user)
+    else:
+        given = _judgements(scores, concept, query, file, user)
     with opened_collection(context, name) as c:
         understood = c.feedback(given)
     if shared(context).json:
@@ -45,28 +57,32 @@ def feedback(
 
 
 def _judgements(
-    ids: list[str],
-    concept: str | None,
-    query: str | None,
-    up: list[str],
-    down: list[str],
-    forget: list[str],
-    file: str | None,
-    user: str | None,
+    scores: list[tuple[str, float]], concept: str | None, query: str | None, file: str | None, user: str | None
 ) -> list[Judgement]:
     from vecmeta import Judgement
     from vecmeta.files import read_judgements
 
     if file is not None:
-        if ids or concept or query or up or down or forget:
+        if scores or concept or query:
             raise typer.BadParameter("a file says everything itself; leave out ids, --concept and --query", param_hint="--file")
         return list(read_judgements(file))
     if (concept is None) == (query is None):
-        raise typer.BadParameter("give exactly one of --concept, --query and --file", param_hint="--concept")
-    scores = [(id, 1.0) for id in [*ids, *up]] + [(id, -1.0) for id in down] + [(id, 0.0) for id in forget]
+        raise typer.BadParameter("give exactly one of --concept, --query and --file, or pairs", param_hint="--concept")
     if not scores:
         raise typer.BadParameter("name at least one item", param_hint="ID")
     return [Judgement(id, concept=concept, query=query, score=score, user=user) for id, score in scores]
+
+
+def _pairs(alike: list[str], unlike: list[str], user: str | None) -> list[Judgement]:
+    """Repeated options arrive as one list, two ids each."""
+    from vecmeta import dissimilar, similar
+
+    for option, given in (("--similar", alike), ("--dissimilar", unlike)):
+        if len(given) % 2:
+            raise typer.BadParameter(f"takes exactly two ids each time, not {' '.join(given)}", param_hint=option)
+    return [similar(a, b, user=user) for a, b in zip(alike[::2], alike[1::2], strict=True)] + [
+        dissimilar(a, b, user=user) for a, b in zip(unlike[::2], unlike[1::2], strict=True)
+    ]
 
 
 def judgements(context: typer.Context, name: Name) -> None:
@@ -83,12 +99,15 @@ def judgements(context: typer.Context, name: Name) -> None:
 def adapt(
     context: typer.Context,
     name: Name,
-    method: Annotated[str, typer.Option(help="How to learn from the judgements.")] = "maml",
+    method: Annotated[str, typer.Option(help=f"How to learn from the judgements: {', '.join(NAMES)}.")] = NAMES[0],
+    start: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A start of your own, see meta-train. Default: the shipped one.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, store nothing.")] = False,
 ) -> None:
     """Learn a new notion of similarity from the judgements; it goes live only if it measures better."""
     with opened_collection(context, name) as c, render.progress() as progress:
-        report = c.adapt(method, dry_run=dry_run, progress=progress)
+        report = c.adapt(method, dry_run=dry_run, progress=progress, start=start)
     if shared(context).json:
         print_json(render.report_json(report))
     else:

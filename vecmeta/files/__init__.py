@@ -13,7 +13,8 @@ input; which of them follows from the name. Columns become an item like this:
                 has no types: a cell that is a JSON number, true or false is read as that, an empty one is left out. Missing
                 values of Parquet are left out, dates become ISO 8601.
 
-`read_judgements` reads feedback from the same formats. Every error names the file and the line (in Parquet the row).
+`read_judgements` reads feedback from the same formats: the item, what it is judged by (concept, query, or like: another item), score,
+user. Every error names the file and the line (in Parquet the row).
 """
 
 from vecmeta.files.items import Columns, Kind, OwnVector, read, read_judgements

@@ -15,7 +15,7 @@ import numpy as np
 
 from vecmeta.errors import InvalidInput, InvalidItem, InvalidJudgement, InvalidVector
 from vecmeta.files.rows import Row, read_rows, short
-from vecmeta.types import Content, Id, Item, Judgement, Vector
+from vecmeta.types import Content, Id, Item, Judgement, Vector, dissimilar, similar
 
 Kind = Literal["text", "image", "vector"]
 
@@ -30,7 +30,7 @@ _CONVERSIONS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (Decimal, float),
     (np.generic, lambda value: value.item()),
 )
-_JUDGEMENT_COLUMNS = ("item", "concept", "query", "score", "user")
+_JUDGEMENT_COLUMNS = ("item", "concept", "query", "score", "user", "like")
 
 
 class OwnVector(NamedTuple):
@@ -79,37 +79,45 @@ def read(source: str | Path, kind: Kind = "text", columns: Columns | None = None
 
 
 def read_judgements(source: str | Path) -> Iterator[Judgement]:
-    """Judgements from columns item, concept or query, and optionally score (1.0) and user. A query ``{"id": "a"}`` is that item.
+    """Judgements from columns item, one of concept, query and like, and optionally score (1.0) and user.
+
+    A query ``{"id": "a"}`` is that item; ``like`` names another item that the first is similar to, or dissimilar with a score below 0.
 
     Raises:
         InvalidInput: no such file, or a format that is not known.
-        InvalidJudgement: a row that is none, or a column that is not one of the five.
+        InvalidJudgement: a row that is none, or a column that is not one of the six.
     """
     for row in read_rows(source):
         cells = {column: value for column, value in row.cells.items() if value is not None}
         unknown = sorted(set(cells) - set(_JUDGEMENT_COLUMNS))
         if unknown:
             raise InvalidJudgement(f"{row.place}: unknown column {unknown[0]!r}; known are {', '.join(_JUDGEMENT_COLUMNS)}")
-        item, query = cells.get("item"), cells.get("query")
-        if item is None or isinstance(item, (dict, list, bool)):
-            raise InvalidJudgement(f"{row.place}: a judgement needs the id of an item in the column 'item', not {item!r}")
-        if isinstance(query, dict):
-            if set(query) != {"id"}:
-                raise InvalidJudgement(f'{row.place}: a query is a text or {{"id": …}}, not {short(query)}')
-            query = Id(str(query["id"]))
-        elif query is not None:
-            query = str(query)
-        concept, user = cells.get("concept"), cells.get("user")
         try:
-            yield Judgement(
-                str(item),
-                concept=None if concept is None else str(concept),
-                query=query,
-                score=cells.get("score", 1.0),
-                user=None if user is None else str(user),
-            )
+            yield _judgement(cells)
         except InvalidJudgement as error:
             raise InvalidJudgement(f"{row.place}: {error}") from None
+
+
+def _judgement(cells: Mapping[str, Any]) -> Judgement:
+    item, query, like, user = (cells.get(name) for name in ("item", "query", "like", "user"))
+    who = None if user is None else str(user)
+    for column, id in (("item", item), ("like", like)):
+        if isinstance(id, (dict, list, bool)) or (column == "item" and id is None):
+            raise InvalidJudgement(f"a judgement needs the id of an item in the column {column!r}, not {id!r}")
+    score: Any = cells.get("score", 1.0)
+    if like is not None:
+        if query is not None or cells.get("concept") is not None:
+            raise InvalidJudgement(f"a judgement on item {item!r} needs exactly one of concept, query and like")
+        below = isinstance(score, (int, float)) and score < 0
+        return (dissimilar if below else similar)(str(like), str(item), score, who)
+    if isinstance(query, dict):
+        if set(query) != {"id"}:
+            raise InvalidJudgement(f'a query is a text or {{"id": …}}, not {short(query)}')
+        query = Id(str(query["id"]))
+    elif query is not None:
+        query = str(query)
+    concept = None if cells.get("concept") is None else str(cells["concept"])
+    return Judgement(str(item), concept=concept, query=query, score=score, user=who)
 
 
 def _take_id(cells: dict[str, Any], columns: Columns, row: Row, name: str) -> str:

@@ -15,7 +15,7 @@ from typing import IO, Any, NamedTuple, cast
 from vecmeta.errors import InvalidInput, InvalidItem
 
 _LONGEST_CELL = 1 << 26  # the csv module's own limit of 128 kB is shorter than many a document
-_ALWAYS_TEXT = ("id", "item", "content", "text", "body", "title", "query", "concept", "user")
+_ALWAYS_TEXT = ("id", "item", "content", "text", "body", "title", "query", "like", "concept", "user")
 
 
 class Row(NamedTuple):

@@ -1,13 +1,15 @@
 """The memory head: the little function between an encoder and an index, and the identity that every collection begins with.
 
-The formula (x' is a centred unit row, k and v the memory of the C taught concepts, m the B centroids of the unlabelled collection)::
+The formula, for a unit row x, the collection's mean mu, and a memory of M slots (k_j, b_j, v_j)::
 
-    x' = norm(x - sigmoid(c) mu)
-    w  = softmax([<x', norm(k_c)> / t  for every concept ;  <x', m_j> / t + b - r log B  for every centroid])
-    g  = sum of w over the concepts
-    z  = norm(x' + (a + (1 - a) g) x' dw + s sum_c w_c v_c + s_b sum_j w_j m_j)
+    x' = norm(x - c mu)
+    w  = softmax_j(<x', k_j> + b_j)
+    z  = norm(x' + x' A + sum_j w_j v_j)
+    g  = sum_j w_j taught_j                                # how much x belongs to what was taught
 
-The centroids compete with the concepts for every point, so a point that belongs to something untaught stays where it is.
+It is one layer of attention over a key-value memory (Sukhbaatar et al. 2015). Some slots are concepts that were taught, the others the
+centroids of the unlabelled collection, which compete with the concepts for every point, so a point that belongs to something untaught
+stays where it is. What fills the slots is a method's affair (`vecmeta.meta.methods`); some fill only the linear map A.
 `centre` and `forward` are written once for two array modules: numpy when a head is used, torch when it is learned. Importing this
 module and using a head need no torch.
 """
@@ -18,7 +20,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,17 +28,19 @@ from numpy.typing import NDArray
 from vecmeta.errors import InvalidConfig, InvalidVector, StorageDamaged
 from vecmeta.types import Vector, Vectors
 
-FORMAT = "vecmeta-head-1"
-SCALARS = ("c", "t", "b", "r", "a", "s", "s_b")  # what the formula reads: logit, log, -, -, logit, -, -
-CHUNK = 2048  # rows per pass: bounds the (rows, C + B) weights to a few MiB
+FORMAT = "vecmeta-head-2"
+CHUNK = 2048  # rows per pass: bounds the (rows, M) weights to a few MiB
 
 
-class Fast(NamedTuple):
-    """What the inner loop changes: a key and a value per concept, and one linear map."""
+class Memory(NamedTuple):
+    """What a method fills in; arrays of numpy or torch, float32. M >= 1."""
 
-    k: Any  # (C, dim)
-    v: Any  # (C, dim)
-    dw: Any  # (dim, dim)
+    keys: Any  # (M, dim), divided by the temperature already
+    bias: Any  # (M,)
+    values: Any  # (M, dim)
+    taught: Any  # (M,) in [0, 1]: how much of a slot is a taught concept
+    share: Any  # (): how much of the collection's mean is taken out of every row, in [0, 1]
+    map: Any = None  # (dim, dim), A; None is zero
 
 
 @runtime_checkable
@@ -70,27 +73,24 @@ def unit(xp: Any, x: Any) -> Any:
     return x / xp.sqrt((x * x).sum(-1, keepdims=True) + 1e-12)
 
 
-def centre(xp: Any, scalars: Mapping[str, Any], x: Any, mean: Any) -> Any:
-    """Takes a learned share of the collection's mean (dim,) out of the rows: (n, dim) -> (n, dim) unit rows."""
-    return unit(xp, x - mean / (1 + xp.exp(-scalars["c"])))
+def centre(xp: Any, x: Any, mean: Any, share: Any) -> Any:
+    """Takes a share () of the collection's mean (dim,) out of the rows: (n, dim) -> (n, dim) unit rows."""
+    return unit(xp, x - share * mean)
 
 
-def forward(xp: Any, scalars: Mapping[str, Any], fast: Fast, x: Any, background: Any) -> tuple[Any, Any]:
-    """The formula, after centring: (n, dim) -> z (n, dim) unit rows and g (n, 1), for xp = numpy or torch.
+def softmax(xp: Any, logits: Any) -> Any:
+    """Over the last axis: (n, m) -> (n, m)."""
+    w = xp.exp(logits - xp.amax(logits, axis=-1, keepdims=True))
+    return w / w.sum(-1, keepdims=True)
 
-    ``scalars`` holds 0-d arrays of xp by the names in SCALARS; ``background`` is (B, dim), centred unit rows, B >= 1.
-    """
-    t, concepts = xp.exp(scalars["t"]), len(fast.k)
-    b = scalars["b"] - scalars["r"] * float(np.log(len(background)))
-    logits = xp.concatenate((x @ unit(xp, fast.k).T / t, x @ background.T / t + b), axis=1)  # (n, C + B)
-    w = xp.exp(logits - xp.amax(logits, axis=1, keepdims=True))  # (n, C + B)
-    w = w / w.sum(1, keepdims=True)  # (n, C + B)
-    w_taught, w_background = w[:, :concepts], w[:, concepts:]  # (n, C), (n, B)
-    g = w_taught.sum(1, keepdims=True)  # (n, 1)
-    a = 1 / (1 + xp.exp(-scalars["a"]))
-    moved = (a + (1 - a) * g) * (x @ fast.dw)  # (n, dim)
-    pulled = scalars["s"] * (w_taught @ fast.v) + scalars["s_b"] * (w_background @ background)  # (n, dim)
-    return unit(xp, x + moved + pulled), g
+
+def forward(xp: Any, memory: Memory, x: Any) -> tuple[Any, Any]:
+    """The formula, after centring: (n, dim) -> z (n, dim) unit rows and g (n,), for xp = numpy or torch."""
+    w = softmax(xp, x @ memory.keys.T + memory.bias)  # (n, M)
+    z = x + w @ memory.values  # (n, dim)
+    if memory.map is not None:
+        z = z + x @ memory.map
+    return unit(xp, z), w @ memory.taught
 
 
 def _checked_strength(strength: float) -> float:
@@ -141,47 +141,42 @@ class IdentityHead:
 
 @dataclass(frozen=True, eq=False)
 class MemoryHead:
-    """What `vecmeta.meta.maml.adapt` returns: the formula with its numbers filled in.
+    """What `vecmeta.meta.fitting.fit` returns: the formula with its numbers filled in.
 
-    ``scalars``     0-d float32 by the names in SCALARS.
-    ``fast``        k, v (C, dim) and dw (dim, dim), float32; C = 0 is allowed.
-    ``background``  (B, dim) float32, centred unit rows, B >= 1.
+    ``memory``      float32 arrays, see `Memory`.
     ``mean``        (dim,) float32, the collection's mean.
     ``strength``    lambda: `project` gives norm((1 - lambda) x + lambda z); 0 is exactly the identity.
-    ``provenance``  free JSON: hashes of the start and of what it learned from.
+    ``provenance``  free JSON: the method, hashes of the start and of what it learned from.
 
-    Raises InvalidConfig when the shapes do not fit together or the strength lies outside [0, 1].
+    Raises InvalidConfig when the shapes do not fit together, a number is not finite or the strength lies outside [0, 1].
     """
 
-    scalars: Mapping[str, Any]
-    fast: Fast
-    background: Vectors
+    memory: Memory
     mean: Vector
     strength: float = 1.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        dim = len(self.mean)
-        shapes = {"k": self.fast.k.shape, "v": self.fast.v.shape, "dw": self.fast.dw.shape, "background": self.background.shape}
-        c = len(self.fast.k)
-        right = {"k": (c, dim), "v": (c, dim), "dw": (dim, dim), "background": (len(self.background), dim)}
-        if shapes != right or not len(self.background):
+        dim, slots = len(self.mean), len(self.memory.keys)
+        right: dict[str, tuple[int, ...]] = {"keys": (slots, dim), "bias": (slots,), "values": (slots, dim), "taught": (slots,)}
+        right |= {"share": (), "mean": (dim,)}
+        if self.memory.map is not None:
+            right["map"] = (dim, dim)
+        arrays = {name: np.asarray(self.mean if name == "mean" else getattr(self.memory, name), np.float32) for name in right}
+        shapes = {name: array.shape for name, array in arrays.items()}
+        if shapes != right or not slots:
             raise InvalidConfig(f"a memory head of dimension {dim} cannot be made of arrays of the shapes {shapes}")
-        missing = [name for name in SCALARS if name not in self.scalars]
-        if missing:
-            raise InvalidConfig(f"a memory head needs the scalars {', '.join(SCALARS)}; {', '.join(missing)} not given")
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise InvalidConfig(f"a memory head's {name} holds NaN or infinity")
+        object.__setattr__(self, "mean", arrays.pop("mean"))
+        object.__setattr__(self, "memory", Memory(**arrays))
         object.__setattr__(self, "strength", _checked_strength(self.strength))
-        object.__setattr__(self, "scalars", MappingProxyType({n: np.float32(self.scalars[n]) for n in SCALARS}))
 
     @property
     def dim(self) -> int:
         """Length of a vector."""
         return len(self.mean)
-
-    @property
-    def concepts(self) -> int:
-        """How many concepts and queries it was taught."""
-        return len(self.fast.k)
 
     def project(self, x: Vectors) -> Vectors:
         """(n, dim) float32 unit rows -> (n, dim) float32 unit rows, a new array. Raises InvalidVector for another shape."""
@@ -192,17 +187,17 @@ class MemoryHead:
         for at in range(0, len(rows), CHUNK):
             part = rows[at : at + CHUNK]
             z = self._forward(part)[0]  # (chunk, dim)
-            out[at : at + CHUNK] = z if self.strength == 1 else unit(np, part + self.strength * (z - part))
+            out[at : at + CHUNK] = z if self.strength == 1 else unit(np, part + np.float32(self.strength) * (z - part))
         return out
 
     def belonging(self, x: Vectors) -> Vector:
         """g: (n, dim) float32 unit rows -> (n,) float32 in [0, 1], whatever the strength. Raises InvalidVector."""
         rows = _checked_rows(x, self.dim)
-        parts = [self._forward(rows[at : at + CHUNK])[1][:, 0] for at in range(0, len(rows), CHUNK)]
+        parts = [self._forward(rows[at : at + CHUNK])[1] for at in range(0, len(rows), CHUNK)]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
-    def _forward(self, x: Vectors) -> tuple[Vectors, Vectors]:
-        return forward(np, self.scalars, self.fast, centre(np, self.scalars, x, self.mean), self.background)
+    def _forward(self, x: Vectors) -> tuple[Vectors, Vector]:
+        return forward(np, self.memory, centre(np, x, self.mean, self.memory.share))
 
     def with_strength(self, strength: float) -> MemoryHead:
         """The same arrays with another strength. Raises InvalidConfig outside [0, 1]."""
@@ -210,10 +205,9 @@ class MemoryHead:
 
     def to_bytes(self) -> bytes:
         """Safetensors with the strength and the provenance in its metadata; equal heads give equal bytes."""
-        tensors = {f"scalar.{name}": np.asarray(value, np.float32) for name, value in self.scalars.items()}
-        tensors |= {"k": self.fast.k, "v": self.fast.v, "dw": self.fast.dw, "background": self.background, "mean": self.mean}
+        tensors = {name: array for name, array in self.memory._asdict().items() if array is not None}
         about = {"format": FORMAT, "kind": "memory", "dim": self.dim, "strength": self.strength}
-        return pack(tensors, about | {"provenance": dict(self.provenance)})
+        return pack({**tensors, "mean": self.mean}, about | {"provenance": dict(self.provenance)})
 
 
 def load_head(blob: bytes) -> Head:
@@ -222,15 +216,9 @@ def load_head(blob: bytes) -> Head:
     try:
         if about["kind"] == "identity":
             return IdentityHead(about["dim"])
-        return MemoryHead(
-            scalars={name: tensors[f"scalar.{name}"] for name in SCALARS},
-            fast=Fast(tensors["k"], tensors["v"], tensors["dw"]),
-            background=tensors["background"],
-            mean=tensors["mean"],
-            strength=about["strength"],
-            provenance=about["provenance"],
-        )
-    except (KeyError, InvalidConfig) as error:
+        mean = tensors.pop("mean")
+        return MemoryHead(Memory(**tensors), mean, about["strength"], about["provenance"])
+    except (KeyError, TypeError, InvalidConfig) as error:
         raise StorageDamaged(f"a stored head is incomplete: {error}") from error
 
 
@@ -258,7 +246,7 @@ def unpack(blob: bytes, form: str) -> tuple[dict[str, NDArray[np.float32]], dict
         raise StorageDamaged(f"{len(blob)} bytes are no {form} file: {error}") from error
     if about.get("format") != form:
         raise StorageDamaged(f"a file of the format {about.get('format')!r} where {form!r} was expected")
-    if found != digest(tensors, about):
+    if found != digest(tensors, about) or any(value.dtype != np.float32 for value in tensors.values()):
         raise StorageDamaged(f"a {form} file was changed after it was written: its checksum does not match")
     return tensors, about
 

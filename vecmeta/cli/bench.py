@@ -1,0 +1,231 @@
+"""Verbs that measure: bench adapt, teach, outer, add."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vecmeta.cli import render
+from vecmeta.cli.app import note, print_json, shared
+
+DataSets = Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")]
+PERCENT = "{:.1%}".format
+SIGNED = "{:+.3f}".format
+
+
+def bench_adapt(
+    context: typer.Context,
+    data_sets: DataSets,
+    set_names: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME:COLUMN...", help="Only these. Default: all held-out ones.")
+    ] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--methods", metavar="NAME...", help="Only these. Default: all methods.")
+    ] = None,
+    shots: Annotated[
+        list[int] | None, typer.Option("--shots", metavar="N...", help="Judged items per concept. Default: 1 2 5 10.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 5,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="Also put candidates of right, half wrong and random labels on trial.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="Draw charts into this folder (PNG; needs the extra bench).")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all figures to this file (JSON).")] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Keep encodings here for the next time.")] = None,
+    start: Annotated[
+        Path | None, typer.Option("--start", metavar="FILE", help="A start of your own for the first of the methods.")
+    ] = None,
+) -> None:
+    """Compare the methods on labelled sets that no start was trained on: method x shots x data set."""
+    from vecmeta.bench import adapt, charts
+
+    if plot is not None:
+        charts.available()
+    with render.progress("runs") as progress:
+        facts = adapt.run(
+            data_sets,
+            sets=set_names,
+            methods=methods,
+            shots=shots or adapt.SHOTS,
+            seeds=seeds,
+            with_gate=gate,
+            cache=cache,
+            start=start,
+            device=shared(context).device,
+            progress=progress,
+        )
+    if out is not None:
+        write_json(out, facts)
+    drawn = charts.draw(facts, plot) if plot is not None else []
+    for path in drawn:
+        note(f"drew {path}")
+    if shared(context).json:
+        print_json(facts)
+        return
+    for few in facts["settings"]["shots"]:
+        render.show(_means_table(facts, few))
+    render.show(_sets_table(facts, facts["settings"]["shots"][-2 if len(facts["settings"]["shots"]) > 2 else -1]))
+    first = next(iter(facts["starts"]))
+    for n in facts["negatives"]:
+        render.show(
+            f"{first}, {n['shots']} judged items and as many hard negatives per concept: mixed {SIGNED(n['with'])}; the same items "
+            f"without the negatives {SIGNED(n['without'])}; difference {n['difference']:+.4f} ±{n['half']:.4f}"
+        )
+    if gate:
+        render.show(_gate_table(facts["gate"]))
+
+
+def _gate_table(found: dict[str, Any]) -> Any:
+    def share(counted: dict[str, Any], name: str) -> str:
+        return f"{PERCENT(counted[f'{name}_kept'])} of {counted[name]}" if counted[name] else "none"
+
+    rows = [
+        (name, str(g["runs"]), str(g["insufficient"]), *(share(g, part) for part in ("harmful", "clearly_harmful", "helpful")))
+        for name, g in [*found["methods"].items(), ("all", found)]
+    ]
+    title = (
+        "The gate: candidates kept back, of those that lower mixed quality, lower it by more than .005, raise it by more than .02"
+    )
+    return render.table(("method", "trials>", "too few>", "lower>", "by .005>", "raise by .02>"), rows, title=title)
+
+
+def _means_table(facts: dict[str, Any], shots: int) -> Any:
+    rows = [
+        (
+            m["method"],
+            *(f"{m[f'{part}_base'] + m[f'{part}_gain']:.3f}" for part in ("fed", "mixed", "unfed")),
+            SIGNED(m["fed_gain"]),
+            f"{SIGNED(m['mixed_gain'])} ±{m['mixed_half']:.3f}",
+            SIGNED(m["unfed_gain"]),
+            PERCENT(m["fed_worse"]),
+            PERCENT(m["fed_worse_02"]),
+            PERCENT(m["unfed_worse_02"]),
+            SIGNED(m["mixed_least"]),
+            f"{m['seconds']:.3f}",
+        )
+        for m in facts["means"]
+        if m["shots"] == shots
+    ]
+    columns = ("method", "fed>", "mixed>", "unfed>", "change: fed>", "mixed>", "unfed>", "fed worse>", "by .02>", "unfed by .02>")
+    title = f"{shots} judged items per concept, means over {len(facts['split'])} held-out notions"
+    return render.table((*columns, "worst set>", "seconds>"), rows, title=title)
+
+
+def _sets_table(facts: dict[str, Any], shots: int) -> Any:
+    """The first method, set by set."""
+    first = next(iter(facts["starts"]))
+    rows = [
+        (
+            r["set"],
+            facts["split"][r["set"]],
+            *(
+                f"{r[f'{part}_base']:.3f} {SIGNED(r[f'{part}_gain'])} ±{r[f'{part}_half']:.3f}"
+                for part in ("fed", "mixed", "unfed")
+            ),
+            PERCENT(r["fed_worse"]),
+        )
+        for r in facts["rows"]
+        if r["shots"] == shots and r["method"] == first
+    ]
+    title = f"{first}, {shots} judged items per concept: MAP@R of the untouched encoder and the change"
+    return render.table(("set:notion", "held out as", "fed>", "mixed>", "unfed>", "fed worse>"), rows, title=title)
+
+
+def write_json(path: Path, facts: dict[str, Any]) -> None:
+    """All figures of a benchmark as a file. Raises InvalidConfig when it cannot be written."""
+    import json
+
+    from vecmeta.errors import InvalidConfig
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    except OSError as error:
+        raise InvalidConfig(f"{path} cannot be written: {error.strerror}") from error
+
+
+def bench_outer(
+    context: typer.Context,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks per outer step.")] = 32,
+    repeats: Annotated[int, typer.Option(min=1, help="Times that each is measured.")] = 5,
+) -> None:
+    """Time one outer step of meta-training: all tasks at once, against a loop over tasks."""
+    from vecmeta.bench import outer
+
+    facts = outer.run(tasks, repeats)
+    if shared(context).json:
+        print_json(facts)
+        return
+    rows = [
+        (
+            r["method"],
+            str(r["dim"]),
+            f"{r['ways']} x {r['shots']}",
+            f"{r['loop']:.3f}",
+            f"{r['batched']:.3f}",
+            f"{r['ratio']:.1f}",
+        )
+        for r in facts["rows"]
+    ]
+    title = f"one outer step over {tasks} tasks, medians of {repeats}, {facts['threads']} threads"
+    render.show(render.table(("method", "dim>", "ways x shots>", "loop, s>", "batched, s>", "ratio>"), rows, title=title))
+
+
+def bench_teach(
+    context: typer.Context,
+    data_sets: Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")],
+    set_names: Annotated[list[str] | None, typer.Option("--set", metavar="NAME...", help="Only these. Default: all.")] = None,
+    concepts: Annotated[int, typer.Option(min=2, help="Concepts taught.")] = 15,
+    shots: Annotated[int, typer.Option(min=1, help="Items marked for each.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
+) -> None:
+    """Teach whole collections through the public interface, from feedback to swap, and measure before and after."""
+    from vecmeta.bench import teach
+
+    with render.progress("runs") as progress:
+        facts = teach.run(
+            data_sets,
+            sets=set_names,
+            concepts=concepts,
+            shots=shots,
+            seeds=seeds,
+            device=shared(context).device,
+            progress=progress,
+        )
+    if shared(context).json:
+        print_json(facts)
+        return
+    for name, means in facts["means"].items():
+        rows = [
+            (part, f"{means[f'{part}_before']:.3f}", f"{means[f'{part}_after']:.3f}", f"{means[f'{part}_gain_relative']:+.1%}")
+            for part in teach.PARTS
+        ]
+        render.show(f"{name}: {concepts} concepts taught with {shots} items each, means of {seeds} seeds")
+        render.show(render.table(("queries", "mAP before>", "after>", "change>"), rows))
+        render.show(
+            f"taught queries made worse: {means['fed_worse']:.1%}; untaught made worse by more than .02: "
+            f"{means['unfed_worse_by_02']:.1%}; adapt, re-embed, re-index and swap: {means['seconds']:.2f} s"
+        )
+
+
+def bench_add(
+    context: typer.Context,
+    count: Annotated[int, typer.Option(min=1, help="Vectors to add.")] = 100_000,
+    dim: Annotated[int, typer.Option(min=1, help="Their length.")] = 384,
+    seed: Annotated[int, typer.Option(min=0, help="Of the vectors.")] = 0,
+) -> None:
+    """Measure adding own vectors: time, memory, recall."""
+    from vecmeta.bench import add
+
+    _print_facts(context, add.run(count, dim, seed))
+
+
+def _print_facts(context: typer.Context, facts: dict[str, Any]) -> None:
+    if shared(context).json:
+        print_json(facts)
+    else:
+        render.show(render.table(("", ""), [(key, str(value)) for key, value in facts.items()]))
