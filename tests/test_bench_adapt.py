@@ -115,16 +115,16 @@ def vecmeta(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
 def test_the_whole_benchmark_from_the_command_line(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--set", "clinc150:label", "--methods", "maml", "linear", "--shots", "1", "2", "--seeds", "2", "--gate"]
+    options = ["--set", "clinc150:label", "--methods", "maml", "protonet", "--shots", "1", "2", "--seeds", "1", "--gate"]
     out = tmp_path / "figures.json"
     everything = ["--plot", str(tmp_path / "charts"), "--out", str(out), "--json"]
     printed = vecmeta(capfd, monkeypatch, "bench", "adapt", "--data-sets", str(data), *options, *everything)
     facts = json.loads(out.read_text("utf-8"))
     assert json.loads(printed) == facts
     assert facts["split"] == {"clinc150:label": sets.UNSEEN_SET}
-    assert {(m["method"], m["shots"]) for m in facts["means"]} == {(m, s) for m in ("centred", "maml", "linear") for s in (1, 2)}
-    assert len(facts["trials"]) == 2 * 2 * 3 * 2
-    assert set(facts["gate"]["methods"]) == {"maml", "linear"}
+    assert {(m["method"], m["shots"]) for m in facts["means"]} == {(m, s) for m in ("centred", "maml", "protonet") for s in (1, 2)}
+    assert len(facts["trials"]) == 2 * 3 * 2
+    assert set(facts["gate"]["methods"]) == {"maml", "protonet"}
     assert {path.name for path in (tmp_path / "charts").iterdir()} == {"quality.png", "harm.png", "gate.png"}
     few = ["--set", "clinc150:label", "--methods", "protonet", "--shots", "2", "--seeds", "2"]
     table = vecmeta(capfd, monkeypatch, "bench", "adapt", "--data-sets", str(data), *few)
