@@ -201,8 +201,7 @@ class Gate:
     The evidence is the gain of held-out judgements in standard errors. How much of it is asked for depends on the record of the start that
     the candidate comes from, in [0, 1], see `vecmeta.meta.start.Start.record`. Nothing but evidence counts for a start without a record,
     or where the judgements look unlike all that the record speaks of; a start that has always helped is kept back only where the evidence
-    speaks against it. Measured on trials of right, half wrong and random labels with three methods on the training notions: of the gains
-    11 % are kept back instead of 34 %, and of the harm 85 % instead of 83 %.
+    speaks against it. docs/RESEARCH.md, section 4, says how often it is right.
     """
 
     level: float = 0.9  # of the intervals
