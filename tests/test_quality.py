@@ -25,10 +25,10 @@ def test_teaching_15_of_150_intents(capsys: pytest.CaptureFixture[str]) -> None:
         print("\n", means)
     assert [run["items"] for run in facts["runs"]] == [4500] * 3
     assert [run["decision"] for run in facts["runs"]] == ["promoted"] * 3
-    assert means["fed_gain_relative"] > 0.24
-    assert means["mixed_gain_relative"] > 0.14
-    assert means["pooled_gain_relative"] > 0.05
-    assert means["unfed_gain"] > 0.02
+    assert means["fed_gain_relative"] > 0.2
+    assert means["mixed_gain_relative"] > 0.15
+    assert means["pooled_gain_relative"] > 0.06
+    assert means["unfed_gain"] > 0.05
     assert means["fed_worse"] < 0.04
 
 
