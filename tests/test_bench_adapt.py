@@ -122,7 +122,9 @@ def test_the_whole_benchmark_from_the_command_line(
     facts = json.loads(out.read_text("utf-8"))
     assert json.loads(printed) == facts
     assert facts["split"] == {"clinc150:label": sets.UNSEEN_SET}
-    assert {(m["method"], m["shots"]) for m in facts["means"]} == {(m, s) for m in ("centred", "maml", "protonet") for s in (1, 2)}
+    assert {(m["method"], m["shots"]) for m in facts["means"]} == {
+        (m, s) for m in ("centred", "maml", "protonet") for s in (1, 2)
+    }
     assert len(facts["trials"]) == 2 * 3 * 2
     assert set(facts["gate"]["methods"]) == {"maml", "protonet"}
     assert {path.name for path in (tmp_path / "charts").iterdir()} == {"quality.png", "harm.png", "gate.png"}

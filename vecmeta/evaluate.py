@@ -233,4 +233,7 @@ class Gate:
             )
         if fed.low > 0:
             return True, f"what was taught is found better: {taught}"
-        return True, f"{taught}: too few judgements to be sure, but the start that was learned from has helped wherever it was measured"
+        return (
+            True,
+            f"{taught}: too few judgements to be sure, but the start that was learned from has helped wherever it was measured",
+        )
