@@ -12,7 +12,6 @@ episodes have the one and the other in turn, so that a small budget is not halve
 
 from __future__ import annotations
 
-import platform
 import time
 import zipfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vecmeta as vm
+from vecmeta.bench.machine import machine
 from vecmeta.types import Progress
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def run(
             facts[f"interval_{shots}"] = round(float(1.96 * right.std(ddof=1) / len(right) ** 0.5), 4)
         runs.append({**facts, "losses": list(learner.losses)})
     return {
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "vecmeta": vm.__version__},
+        "machine": machine(),
         "settings": {"seconds": budget, "episodes": episodes, "test_episodes": test_episodes, "part": part, "seed": seed,
                      "ways": WAYS, "queries": QUERIES, "device": place},
         "classes": {name: len(pictures) for name, pictures in classes.items()},

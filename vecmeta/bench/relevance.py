@@ -13,7 +13,6 @@ that are the test.
 
 from __future__ import annotations
 
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vecmeta as vm
+from vecmeta.bench.machine import machine
 from vecmeta.bench.relevance_methods import Judged, methods, rocchio
 from vecmeta.evaluate import Floats, Mask, bootstrap, ndcg
 from vecmeta.meta.feedback import bend, survey
@@ -99,7 +99,7 @@ def run(
     if progress is not None:
         progress("done", total, total)
     return {
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "vecmeta": vm.__version__},
+        "machine": machine(),
         "settings": {"judged": JUDGED, "splits": splits},
         "bend": bent,
         "adapt": adapted,

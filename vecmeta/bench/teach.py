@@ -12,7 +12,6 @@ pooled  the same queries as mixed, but ranked among these concepts' items alone:
 
 from __future__ import annotations
 
-import platform
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import vecmeta as vm
+from vecmeta.bench.machine import machine
 from vecmeta.evaluate import average_precision
 from vecmeta.types import Progress, Vectors
 
@@ -72,7 +72,7 @@ def run(
     if progress is not None:
         progress("done", len(names) * seeds, len(names) * seeds)
     return {
-        "machine": {"processor": platform.machine(), "python": platform.python_version(), "vecmeta": vm.__version__},
+        "machine": machine(),
         "settings": {"concepts": concepts, "shots": shots, "seeds": seeds},
         "runs": runs,
         "means": {name: _means([r for r in runs if r["set"] == name]) for name in names},
