@@ -24,6 +24,7 @@ from vecmeta.cli.bench_omniglot import bench_omniglot
 from vecmeta.meta import fewshot, fourconv
 from vecmeta.meta.fewshot import RECIPES, Draw, Images, Name, Recipe
 from vecmeta.meta.fourconv import Params
+from vecmeta.meta.threads import one_thread
 
 DATA = Path(os.environ.get("VECMETA_DATA_SETS", Path(__file__).parent.parent.parent / "shared" / "data"))
 WAYS, SHOTS, QUERIES, STEPS, SIDE = 3, 2, 3, 2, 8
@@ -31,7 +32,7 @@ WAYS, SHOTS, QUERIES, STEPS, SIDE = 3, 2, 3, 2, 8
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    with fewshot.one_thread():
+    with one_thread():
         yield
 
 

@@ -21,10 +21,10 @@ from vecmeta.evaluate import Gate
 from vecmeta.judged import Taught, contradictions, lesson, resolve
 from vecmeta.meta import sentinel
 from vecmeta.meta.episodes import Episode, Statistics, statistics
-from vecmeta.meta.fitting import check_start, fit, initial_start
+from vecmeta.meta.fitting import fit, start_of
 from vecmeta.meta.head import Head, MemoryHead
-from vecmeta.meta.methods import checked, method_of
-from vecmeta.meta.start import Start, load_start
+from vecmeta.meta.methods import checked
+from vecmeta.meta.start import Start
 from vecmeta.serving import Servings
 from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure, why_insufficient
 from vecmeta.types import Decision, Progress, Report, Vectors
@@ -88,7 +88,7 @@ def adapt(
     clock = _Clock(progress)
     with clock.stage("reading"):
         expected = versions.state()
-        start = _start(wish)
+        start = start_of(wish.method, None if wish.start is None else Path(wish.start))
         taught = resolve(items, log)
         odd, number = contradictions(items, log, taught)
         said: dict[str, Any] = {"contradictions": tuple(odd), "dry_run": wish.dry_run}
@@ -137,15 +137,6 @@ def _sample(items: ItemStore, seed: int) -> tuple[Vectors, list[str], int]:
         keys = np.sort(np.random.default_rng(seed).choice(keys, SAMPLE, replace=False))
     _, vectors, ids = items.vectors(keys)
     return vectors, ids, count
-
-
-def _start(wish: Wish) -> Start:
-    """The start of the caller's, or the method's own."""
-    if wish.start is None and method_of(wish.method).OUTER == "none":
-        return initial_start(wish.method)
-    start = load_start(None if wish.start is None else Path(wish.start), wish.method)
-    check_start(start)
-    return start
 
 
 def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str:

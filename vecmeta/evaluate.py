@@ -63,6 +63,11 @@ def map_at_r(queries: Vectors, corpus: Vectors, relevant: Mask, exclude: Keys | 
     return _in_blocks(queries, corpus, relevant, exclude, first_ranks)
 
 
+def map_at_r_by_labels(z: Vectors, y: NDArray[np.float32]) -> Floats:
+    """`map_at_r` of every row among the others, those relevant that share a column with it: z (n, dim) unit rows, y (n, C) >= 0 -> (n,)."""
+    return map_at_r(z, z, (y @ y.T) > 0, exclude=np.arange(len(z)))
+
+
 def ndcg(queries: Vectors, corpus: Vectors, gains: Floats, k: int = 10, exclude: Keys | None = None) -> Floats:
     """nDCG@k with gains as given and discount 1/log2(rank + 1) (Järvelin and Kekäläinen 2002).
 

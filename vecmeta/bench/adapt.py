@@ -26,10 +26,10 @@ from vecmeta.bench.machine import machine
 from vecmeta.bench.measured import PARTS, ROWS_PER_CLASS, WAYS, changes, quality, sample
 from vecmeta.bench.sets import Source, open_sources
 from vecmeta.meta.episodes import Episode, Statistics
-from vecmeta.meta.fitting import fit, initial_start
+from vecmeta.meta.fitting import fit, start_of
 from vecmeta.meta.head import centre
-from vecmeta.meta.methods import NAMES, checked, method_of
-from vecmeta.meta.start import Start, load_start
+from vecmeta.meta.methods import NAMES, checked
+from vecmeta.meta.start import Start
 from vecmeta.meta.tasks import Task
 from vecmeta.types import Progress
 
@@ -73,7 +73,7 @@ def run(
     names = [checked(name) for name in (methods or NAMES)]
     if seeds < 1 or not shots or min(shots) < 1:
         raise vm.InvalidConfig(f"seeds and shots are whole numbers from 1, not {seeds} and {list(shots)}")
-    starts = {name: _start(name, start if name == names[0] else None) for name in names}
+    starts = {name: start_of(name, start if name == names[0] else None) for name in names}
     runs: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
     hard: list[dict[str, Any]] = []
@@ -104,10 +104,6 @@ def run(
         facts["gate"] = gate.summary(trials)
         facts["trials"] = trials
     return facts
-
-
-def _start(name: str, path: Path | None) -> Start:
-    return load_start(path, name) if path is not None or method_of(name).OUTER != "none" else initial_start(name)
 
 
 def compare(

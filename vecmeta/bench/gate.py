@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.bench.measured import blended, changes, quality, sample
+from vecmeta.bench.measured import changes, quality, sample
 from vecmeta.bench.sets import Source
 from vecmeta.evaluate import Gate
 from vecmeta.judged import Taught, lesson
@@ -55,11 +55,12 @@ def _outcome(episode: Episode, stats: Statistics, background: Background, task: 
 
     gate, head = Gate(), fitted(lesson(taught, taught.y))
     best = best_strength(measure(taught, background, fitted, seed), gate)
-    drifted = drift(head.with_strength(best.strength), background, seed)
+    head = head.with_strength(best.strength)
+    drifted = drift(head, background, seed)
     known = start.provenance.get("familiar")
     strange = known is not None and shift(known, episode, stats)[1] is not None
     promote, _, figures = judge(gate, best, drifted, seed, 0.0 if strange else start.record)
-    truth = changes(quality(task.x, task), quality(blended(head, task.x, best.strength), task))
+    truth = changes(quality(task.x, task), quality(head.project(task.x), task))
     return {"decision": "promoted" if promote else "kept", "strength": best.strength, **truth, **figures}
 
 

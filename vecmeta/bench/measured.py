@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vecmeta.bench.sets import Source
-from vecmeta.evaluate import Floats, map_at_r
+from vecmeta.evaluate import Floats, map_at_r_by_labels
 from vecmeta.meta.episodes import Statistics, statistics
-from vecmeta.meta.head import Head, unit
 from vecmeta.meta.start import MetaConfig
 from vecmeta.meta.tasks import Task, sample_task
 from vecmeta.types import Vectors
@@ -40,11 +38,7 @@ def quality(z: Vectors, task: Task) -> dict[str, Floats]:
     """MAP@R of every query, by part."""
     taught = task.taught
     parts = {"fed": taught, "mixed": np.ones(len(z), bool), "unfed": ~taught}
-    return {part: _precision(z[rows], task.y[rows]) for part, rows in parts.items()}
-
-
-def _precision(z: Vectors, y: NDArray[np.float32]) -> Floats:
-    return map_at_r(z, z, (y @ y.T) > 0, exclude=np.arange(len(z)))
+    return {part: map_at_r_by_labels(z[rows], task.y[rows]) for part, rows in parts.items()}
 
 
 def changes(before: dict[str, Floats], after: dict[str, Floats]) -> dict[str, float]:
@@ -56,8 +50,3 @@ def changes(before: dict[str, Floats], after: dict[str, Floats]) -> dict[str, fl
         out |= {f"{part}_base": float(before[part][known].mean()), f"{part}_gain": float(gain.mean())}
         out |= {f"{part}_worse": float((gain < -1e-9).mean()), f"{part}_worse_02": float((gain < -0.02).mean())}
     return out
-
-
-def blended(head: Head, x: Vectors, strength: float) -> Vectors:
-    """The head's rows at a strength."""
-    return np.asarray(unit(np, x + np.float32(strength) * (head.project(x) - x)), np.float32)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
@@ -27,6 +26,7 @@ from torch.func import grad, grad_and_value, vmap
 
 from vecmeta.errors import InvalidConfig
 from vecmeta.meta.fourconv import HEAD, Params, classify, embed, head, initial_params
+from vecmeta.meta.threads import one_thread
 from vecmeta.types import Progress
 
 Name: TypeAlias = Literal["maml", "fomaml", "anil", "reptile", "protonet"]
@@ -267,18 +267,3 @@ def train(
 def initial_rates(params: Params, recipe: Recipe) -> Params:
     """The logarithms of the inner rates, for every parameter tensor one per step: (max(1, steps),)."""
     return {name: value.new_full((max(1, recipe.steps),), math.log(recipe.rate)) for name, value in params.items()}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for convolutions this small.
-
-    Where another program wants the second core, two threads wait for each other at every operation: the same episode was measured
-    to take ten times as long. It also makes processor time a fair budget.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

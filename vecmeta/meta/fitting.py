@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -9,7 +11,7 @@ from vecmeta.errors import InvalidConfig, InvalidVector
 from vecmeta.meta.episodes import Episode, Statistics
 from vecmeta.meta.head import Memory, MemoryHead
 from vecmeta.meta.methods import method_of
-from vecmeta.meta.start import MetaConfig, Start
+from vecmeta.meta.start import MetaConfig, Start, load_start
 from vecmeta.meta.support import support_of
 from vecmeta.meta.threads import one_thread
 
@@ -18,6 +20,18 @@ def initial_start(method: str = "maml", config: MetaConfig | None = None) -> Sta
     """A method's start before any meta-training. Raises InvalidConfig for an unknown method."""
     config = config or MetaConfig()
     return Start(method, method_of(method).initial(config), config)
+
+
+def start_of(method: str, path: Path | None = None) -> Start:
+    """A method's start: of the file, or the shipped one, or the initial one of a method that nothing is learned for beforehand.
+
+    Raises InvalidConfig for an unknown method, a file that cannot be read or is for another method; StorageDamaged for a damaged one.
+    """
+    if path is None and method_of(method).OUTER == "none":
+        return initial_start(method)
+    start = load_start(path, method)
+    check_start(start)
+    return start
 
 
 def check_start(start: Start) -> None:

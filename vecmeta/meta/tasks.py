@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecmeta.errors import InvalidConfig
-from vecmeta.meta.episodes import Episode
+from vecmeta.meta.episodes import Episode, Statistics, statistics
 from vecmeta.meta.start import MetaConfig
 from vecmeta.types import Vectors
 
@@ -61,6 +62,11 @@ class Task:
     def taught(self) -> NDArray[np.bool_]:
         """(Q,) whether a test row lies in a taught class."""
         return np.asarray((self.y[:, : self.fed] > 0).any(1))
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Of the collection, computed once."""
+        return statistics(self.collection, len(self.collection))
 
 
 def sample_task(

@@ -1,4 +1,4 @@
-"""One thread for tiny tensors."""
+"""One thread for tiny tensors and small convolutions."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _outside = 1  # the number of threads to go back to
 def one_thread() -> Iterator[None]:
     """Tensors of an episode are tiny: threads cost more than they bring, and one thread always adds in the same order.
 
-    The setting belongs partly to the calling thread and partly to the process, so two adaptations side by side must not take the
-    other's 1 for what was there before. One within another, as when a training scores its start, leaves the setting to the outer one.
+    Where another program wants the second core, two threads also wait for each other at every operation. The setting belongs
+    partly to the calling thread and partly to the process, so two adaptations side by side must not take the other's 1 for what
+    was there before. One within another, as when a training scores its start, leaves the setting to the outer one.
     """
     global _inside, _outside  # noqa: PLW0603  # it is the process's setting
     depth = getattr(_mine, "depth", 0)

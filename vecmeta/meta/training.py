@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecmeta.errors import InvalidConfig
-from vecmeta.evaluate import map_at_r
+from vecmeta.evaluate import map_at_r_by_labels
 from vecmeta.meta.checkpoint import Checkpoint, load_checkpoint
-from vecmeta.meta.episodes import statistics
 from vecmeta.meta.fitting import fit, initial_start
 from vecmeta.meta.head import centre, forward
 from vecmeta.meta.losses import contrastive, pairs
@@ -63,11 +62,10 @@ class Scores:
 def tensors_of(
     task: Task, config: MetaConfig, rng: np.random.Generator, dtype: torch.dtype = torch.float32
 ) -> tuple[Support, Test]:
-    """A task as tensors; its collection is summed up here."""
-    stats = statistics(task.collection, len(task.collection))
+    """A task as tensors."""
     arrays = (task.x, task.y, np.ones(len(task.x)), task.taught, task.anchors)
     test = Test(*(torch.as_tensor(np.asarray(a, np.float32), dtype=dtype) for a in arrays))
-    return support_of(task.support, stats, config.inner_rows, rng, dtype=dtype), test
+    return support_of(task.support, task.statistics, config.inner_rows, rng, dtype=dtype), test
 
 
 def together(tasks: Sequence[tuple[Support, Test]]) -> tuple[Support, Test]:
@@ -137,7 +135,7 @@ def gains_of(start: Start, tasks: Sequence[Task]) -> NDArray[np.float64]:
     """What adapting gains on each task: (tasks, 3) mAP@R of taught, mixed and untaught rows."""
     gains = []
     for task in tasks:
-        after = fit(start, task.support, statistics(task.collection, len(task.collection))).project(task.x)
+        after = fit(start, task.support, task.statistics).project(task.x)
         fed = task.taught
         gains.append(
             [average_precision(after[s], task.y[s]) - average_precision(task.x[s], task.y[s]) for s in (fed, fed | True, ~fed)]
@@ -147,7 +145,7 @@ def gains_of(start: Start, tasks: Sequence[Task]) -> NDArray[np.float64]:
 
 def average_precision(z: NDArray[np.float32], y: NDArray[np.float32]) -> float:
     """mAP@R of every row that shares a column with another, by cosine: z (n, dim) unit rows, y (n, C). NaN without such rows."""
-    found = map_at_r(z, z, (y @ y.T) > 0, exclude=np.arange(len(z)))
+    found = map_at_r_by_labels(z, y)
     return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
 
 
@@ -294,7 +292,7 @@ def _pool(
         tasks.append(sample_task(notions[int(rng.integers(len(notions)))], config, rng))
         if progress is not None:
             progress("tasks", place + 1, config.tasks)
-    known = familiar([(task.support, statistics(task.collection, len(task.collection))) for task in tasks])
+    known = familiar([(task.support, task.statistics) for task in tasks])
     return [tensors_of(task, config, rng) for task in tasks], known
 
 
