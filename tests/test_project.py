@@ -36,11 +36,17 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.folds", 2),
     ("vecmeta.trial", 2),
     ("vecmeta.serving", 3),
+    ("vecmeta.traffic", 3),
+    ("vecmeta.jobs", 3),
+    ("vecmeta.worker", 3),
+    ("vecmeta.keys", 3),
     ("vecmeta.adaptation", 3),
     ("vecmeta.searching", 3),
     ("vecmeta.writing", 3),
     ("vecmeta.collection", 3),
     ("vecmeta.database", 3),
+    ("vecmeta.client", 4),
+    ("vecmeta.langchain", 4),
     ("vecmeta.files", 4),
     ("vecmeta.demo", 4),
     ("vecmeta.pydocs", 4),
@@ -194,12 +200,13 @@ def test_versions_agree() -> None:
 
 def test_constraints_pin_every_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    extras = project["optional-dependencies"].values()
+    wanted = [name for names in (project["dependencies"], *extras) for name in names if not name.startswith("vecmeta[")]
     pinned = {
         line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     }
     for requirement in wanted:
-        name = re.split(r"[><=~\[]", requirement)[0].lower().replace("_", "-")
+        name = re.split(r"[><=~\[;]", requirement)[0].lower().replace("_", "-")
         assert name in pinned, f"{name} is not in constraints.txt"
 
 

@@ -136,13 +136,13 @@ class Collection:
 
     def get(self, ids: Sequence[str]) -> list[Item]:
         """The items of these ids, in their order. Raises ItemNotFound that names the first missing one."""
-        wanted = _listed(ids)
+        wanted = intake.listed(ids)
         found = self._items.get(wanted)
         return [found[id] if id in found else self._contents.missing(id) for id in wanted]
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete the items that are there; returns how many. Their judgements stay in the log and count again if they return."""
-        return self._writer.delete(_listed(ids))
+        return self._writer.delete(intake.listed(ids))
 
     def count(self, where: Where | None = None) -> int:
         """How many items match. Raises InvalidFilter."""
@@ -187,7 +187,7 @@ class Collection:
         feedback: Iterable[tuple[str, float]] | None = None,
     ) -> list[Hits]:
         """`search` for several queries at once, all under the same version; one list of hits each."""
-        return self._searcher.search(queries, k, where, _number(version), feedback)
+        return self._searcher.search(queries, k, where, intake.version_number(version), feedback)
 
     def recommend(
         self, like: Sequence[str], unlike: Sequence[str] = (), k: int = 10, where: Where | None = None, version: int | None = None
@@ -197,7 +197,7 @@ class Collection:
         Raises:
             ItemNotFound, InvalidConfig (nothing liked), InvalidFilter, VersionNotFound.
         """
-        return self._searcher.recommend(_listed(like), _listed(unlike), k, where, _number(version))
+        return self._searcher.recommend(intake.listed(like), intake.listed(unlike), k, where, intake.version_number(version))
 
     def embed(self, contents: Sequence[Query] | ArrayLike, version: int | None = None) -> Vectors:
         """(n, dim) float32 unit rows under a version (None: the live one).
@@ -212,7 +212,7 @@ class Collection:
             base = unit_rows(contents, self.dim)
         else:
             base = self._contents.of_queries(list(cast(Sequence[Query], contents)), "content")
-        return self._servings.current(_number(version)).head.project(base)
+        return self._servings.current(intake.version_number(version)).head.project(base)
 
     # -- judgements ----------------------------------------------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ class Collection:
 
     def activate(self, version: int) -> None:
         """Make a version live, also one that was kept back; 0 is the untouched encoder. Raises VersionNotFound."""
-        number = _number(version)
+        number = intake.version_number(version)
         if number is None:
             raise InvalidConfig("activate() needs the number of a version")
         self._servings.current(number)  # its index is ready before the swap, so that no search has to wait for it
@@ -327,21 +327,3 @@ class Collection:
 
 def _parsed(where: Mapping[str, Any] | None) -> Node | None:
     return None if where is None else parse(where)
-
-
-def _listed(ids: Sequence[str]) -> list[str]:
-    if isinstance(ids, str):
-        raise InvalidConfig(f"ids are a list of texts, not the text {ids!r}; give [{ids!r}]")
-    listed = list(ids)
-    for id in listed:
-        if not isinstance(id, str):
-            raise InvalidConfig(f"an id is a text, not {id!r}")
-    return listed
-
-
-def _number(version: object) -> int | None:
-    if version is None:
-        return None
-    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**31:
-        raise InvalidConfig(f"a version is a whole number, 0 for {BASE}, not {version!r}")
-    return version

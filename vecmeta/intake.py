@@ -55,6 +55,26 @@ def top(k: object, name: str = "k") -> int:
     return int(k)
 
 
+def listed(ids: Sequence[str]) -> list[str]:
+    """The ids as a list. Raises InvalidConfig for a single text or what is no text."""
+    if isinstance(ids, str):
+        raise InvalidConfig(f"ids are a list of texts, not the text {ids!r}; give [{ids!r}]")
+    found = list(ids)
+    for id in found:
+        if not isinstance(id, str):
+            raise InvalidConfig(f"an id is a text, not {id!r}")
+    return found
+
+
+def version_number(version: object) -> int | None:
+    """The number of a version; None is the live one. Raises InvalidConfig."""
+    if version is None:
+        return None
+    if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**31:
+        raise InvalidConfig(f"a version is a whole number, 0 for the untouched encoder, not {version!r}")
+    return version
+
+
 def drafts(items: Iterable[Item]) -> list[Draft]:
     """Check a batch of items. Raises InvalidItem that names the first offending item."""
     batch = list(items)

@@ -21,11 +21,16 @@ applied = Table(
 
 
 def first_tables(connection: Connection) -> None:
-    """Everything that version 0.1 knows."""
-    tables.metadata.create_all(connection)
+    """Items, judgements and versions."""
+    tables.metadata.create_all(connection, tables.FIRST)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables,)
+def service_tables(connection: Connection) -> None:
+    """Jobs, policies, API keys, traffic."""
+    tables.metadata.create_all(connection, tables.SECOND)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables)
 
 
 def migrate(engine: Engine, migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    Boolean,
     Column,
     DateTime,
     Float,
@@ -133,3 +134,89 @@ activations = Table(
     Index("activations_by_collection", "collection", "seq"),
     sqlite_autoincrement=True,
 )
+
+# -- second migration: what a service needs ------------------------------------------------------------------------------------
+
+policies = Table(
+    "policies",
+    metadata,
+    _owner(primary_key=True),
+    Column("auto_adapt", Integer),  # adapt after so many new judgements; None: never by itself
+    Column("debounce", Float, nullable=False),  # seconds without further feedback before it starts
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("id", String(32), nullable=False, unique=True),  # random, hexadecimal
+    _owner(),
+    Column("kind", String(16), nullable=False),  # adapt
+    Column("params", JSON, nullable=False),  # keyword arguments of the method that the kind names
+    Column(
+        "state", String(16), nullable=False
+    ),  # queued | encoding | adapting | evaluating | building | ready | live | kept | failed | cancelled
+    Column("done", Integer, nullable=False, default=0),  # of `total`, within the state
+    Column("total", Integer, nullable=False, default=0),
+    Column("cancel", Boolean, nullable=False, default=False),  # somebody asked for it to stop
+    Column("attempts", Integer, nullable=False, default=0),  # how often a worker has taken it
+    Column("joined", Integer, nullable=False, default=0),  # later requests that it serves as well
+    Column("worker", String(64)),  # who runs it
+    Column("heartbeat", DateTime(timezone=True)),  # the worker's last sign of life
+    Column("judgements", Integer),  # length of the judgement log when it was taken
+    Column("report", JSON),
+    Column("error", JSON),  # {"error": "storage_full", "detail": "…"}
+    Column("due", DateTime(timezone=True), nullable=False),  # not before
+    Column("created", DateTime(timezone=True), nullable=False),
+    Column("started", DateTime(timezone=True)),
+    Column("finished", DateTime(timezone=True)),
+    Index("jobs_by_collection", "collection", "seq"),
+    Index("jobs_by_state", "state", "due"),
+    sqlite_autoincrement=True,
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(16), primary_key=True),  # random, hexadecimal; the readable part of the secret
+    Column("name", String(255), nullable=False),
+    Column("hash", LargeBinary, nullable=False),  # SHA-256 of the secret, which has 256 random bits and is not stored
+    Column("scopes", JSON, nullable=False),  # of read, feedback, write, admin
+    Column("collections", JSON),  # names; None: all
+    Column("created", DateTime(timezone=True), nullable=False),
+    Column("expires", DateTime(timezone=True)),
+    Column("revoked", DateTime(timezone=True)),
+    Column("used", DateTime(timezone=True)),  # about when it was used last
+)
+
+splits = Table(
+    "splits",
+    metadata,
+    _owner(primary_key=True),
+    Column("version", Integer, nullable=False),  # the candidate
+    Column("percent", Float, nullable=False),  # of searches that do not name a version
+    Column("started", DateTime(timezone=True), nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    _owner(primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("searches", Integer, nullable=False, default=0),
+)
+
+clicks = Table(
+    "clicks",
+    metadata,
+    _owner(primary_key=True),
+    Column("search", String(64), primary_key=True),  # the id that the search's answer carried
+    Column("item", String(512), primary_key=True),
+    Column("version", Integer, nullable=False),  # that answered
+    Column("rank", Integer),  # from 1, where the item stood
+    Column("time", DateTime(timezone=True), nullable=False),
+    Index("clicks_by_version", "collection", "version"),
+)
+
+SECOND = (policies, jobs, keys, splits, outcomes, clicks)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND)
