@@ -28,6 +28,8 @@ from vecmeta.errors import (
     InvalidJudgement,
     InvalidVector,
     ItemNotFound,
+    JobNotFound,
+    KeyNotFound,
     NotFound,
     StorageBusy,
     StorageDamaged,
@@ -38,7 +40,24 @@ from vecmeta.errors import (
     VecmetaError,
     VersionNotFound,
 )
-from vecmeta.types import Change, Hit, Hits, Id, Item, Judgement, Report, Understood, Version, dissimilar, similar
+from vecmeta.types import (
+    Change,
+    Hit,
+    Hits,
+    Id,
+    Item,
+    Job,
+    Judgement,
+    Key,
+    Outcome,
+    Policy,
+    Report,
+    Split,
+    Understood,
+    Version,
+    dissimilar,
+    similar,
+)
 
 __version__ = "0.1.0"
 
@@ -65,9 +84,16 @@ __all__ = [
     "InvalidVector",
     "Item",
     "ItemNotFound",
+    "Job",
+    "JobNotFound",
     "Judgement",
+    "Key",
+    "KeyNotFound",
     "NotFound",
+    "Outcome",
+    "Policy",
     "Report",
+    "Split",
     "StorageBusy",
     "StorageDamaged",
     "StorageError",

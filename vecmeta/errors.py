@@ -4,7 +4,9 @@ VecmetaError
 ├── NotFound                 a name that does not exist
 │   ├── CollectionNotFound
 │   ├── ItemNotFound
-│   └── VersionNotFound
+│   ├── VersionNotFound
+│   ├── JobNotFound
+│   └── KeyNotFound
 ├── AlreadyExists            a name that is taken
 ├── InvalidInput             what was given cannot be used; says what was given and what would be right (a ValueError)
 │   ├── InvalidItem          an item's id, content or metadata
@@ -49,6 +51,14 @@ class ItemNotFound(NotFound):
 
 class VersionNotFound(NotFound):
     """No head version of that number."""
+
+
+class JobNotFound(NotFound):
+    """No job of that id."""
+
+
+class KeyNotFound(NotFound):
+    """No API key of that id."""
 
 
 class AlreadyExists(VecmetaError):

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.errors import InvalidJudgement
+from vecmeta.errors import InvalidConfig, InvalidJudgement
 
 Vectors: TypeAlias = NDArray[np.float32]  # (n, dim)
 Vector: TypeAlias = NDArray[np.float32]  # (dim,)
@@ -21,6 +21,10 @@ Metadata: TypeAlias = Mapping[str, Any]  # what json.dumps takes, with string ke
 Where: TypeAlias = Mapping[str, Any]  # the filter language of `vecmeta.where`
 Progress: TypeAlias = Callable[[str, int, int], None]  # (stage, done, total); raise vecmeta.Cancelled to stop
 Decision: TypeAlias = Literal["promoted", "kept", "insufficient"]
+JobState: TypeAlias = Literal[
+    "queued", "encoding", "adapting", "evaluating", "building", "ready", "live", "kept", "failed", "cancelled"
+]
+Scope: TypeAlias = Literal["read", "feedback", "write", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,3 +192,94 @@ class Report:
         changed = tuple(Change(c["query"], tuple(c["entered"]), tuple(c["left"])) for c in about["changed"])
         lists = {name: tuple(about.get(name, ())) for name in ("notes", "contradictions")}
         return cls(**{**about, "changed": changed, **lists})
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Long work on a collection, as `Database.jobs` knows it.
+
+    ``state``     queued, encoding, adapting, evaluating, building, ready (about to go live), and at the end one of live, kept (stored or
+                  measured, and not live: also a dry run, and too few judgements), failed, cancelled.
+    ``done``, ``total``  progress within the state; total 0: not known.
+    ``eta``       seconds to its end, told from the last job of its kind on this collection; None without one.
+    ``attempts``  how often a worker has taken it: more than 1 after an interruption.
+    ``joined``    later requests that wanted the same while it was queued and are served by it.
+    ``report``    of a finished adaptation.
+    ``error``     of a failed job, as ("storage_full", "what happened").
+    """
+
+    id: str
+    collection: str
+    kind: str
+    params: Mapping[str, Any]
+    state: JobState
+    done: int
+    total: int
+    eta: float | None
+    attempts: int
+    joined: int
+    report: Report | None
+    error: tuple[str, str] | None
+    created: datetime
+    due: datetime
+    started: datetime | None
+    finished: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """When a collection adapts by itself: after `auto_adapt` new judgements (None: never), once none came for `debounce` seconds."""
+
+    auto_adapt: int | None = None
+    debounce: float = 10.0
+
+    def __post_init__(self) -> None:
+        n, s = self.auto_adapt, self.debounce
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= 1_000_000):
+            raise InvalidConfig(f"auto_adapt is a number of judgements from 1 to 1,000,000, or None, not {n!r}")
+        if isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 <= s <= 86_400:
+            raise InvalidConfig(f"debounce is a number of seconds from 0 to 86,400, not {s!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key without its secret. ``collections`` None: all of them. Times are UTC; ``used`` is right to a minute."""
+
+    id: str
+    name: str
+    scopes: tuple[Scope, ...]
+    collections: tuple[str, ...] | None
+    created: datetime
+    expires: datetime | None
+    revoked: datetime | None
+    used: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A share of the searches that name no version, in percent, which a candidate answers instead of the live version."""
+
+    version: int
+    percent: float
+    started: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a version's answers.
+
+    ``searches``  answers that were counted.
+    ``clicked``   how many of them were followed by a click at least.
+    ``clicks``    clicks in all; the same item of the same answer counts once.
+    ``rate``      clicked / searches, with its 95 % interval ``low`` to ``high`` (Wilson 1927); None without searches.
+    ``mean_reciprocal_rank``  mean over clicked answers of 1 / rank of the highest item clicked; None when no rank was told.
+    """
+
+    version: int
+    searches: int
+    clicked: int
+    clicks: int
+    rate: float | None
+    low: float | None
+    high: float | None
+    mean_reciprocal_rank: float | None
