@@ -25,6 +25,7 @@ from vecmeta.meta.fitting import fit, start_of
 from vecmeta.meta.head import Head, MemoryHead
 from vecmeta.meta.methods import checked
 from vecmeta.meta.start import Start
+from vecmeta.preview import cost
 from vecmeta.serving import Servings
 from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure, why_insufficient
 from vecmeta.types import Decision, Progress, Report, Vectors
@@ -42,6 +43,7 @@ class Wish:
     strength: float | None
     seed: int
     start: str | Path | None = None  # a file; None: the shipped start of the method
+    activate: bool = True  # go live if promoted
 
     def __post_init__(self) -> None:
         checked(self.method)
@@ -124,9 +126,10 @@ def adapt(
     decision: Decision = "promoted" if promote else "kept"
     report = Report(decision, None, reason, {**metrics, **figures}, drifted.harmed, drifted.changed, **said)
     if wish.dry_run:
-        return replace(report, seconds=clock.total())
+        return replace(report, cost=cost(items, servings, head), seconds=clock.total())
     row = {"method": wish.method, "strength": best.strength, "judgements": taught.count}
-    return _publish(versions, servings, _made_of(wish, start, taught, stats), head, row, report, expected, clock, progress)
+    made_of = _made_of(wish, start, taught, stats)
+    return _publish(versions, servings, made_of, head, row, report, expected, wish.activate, clock, progress)
 
 
 def _sample(items: ItemStore, seed: int) -> tuple[Vectors, list[str], int]:
@@ -149,9 +152,9 @@ def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str
 
 def _publish(
     versions: VersionStore, servings: Servings, made_of: str, head: Head, row: dict[str, Any], report: Report, expected: State,
-    clock: _Clock, progress: Progress | None,
+    activate: bool, clock: _Clock, progress: Progress | None,
 ) -> Report:  # fmt: skip
-    """Store the version; build and swap it in if it is promoted. If that fails, it is as if nothing had been."""
+    """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
     before, blob = versions.made_of(made_of), head.to_bytes()
     number = versions.put(made_of, blob, {**row, **_stored(report)})
     report = replace(report, version=number)
@@ -159,11 +162,16 @@ def _publish(
         if report.decision == "promoted" and number != expected.live:
             with clock.stage("building"):
                 serving = servings.candidate(number, head, progress)
-            with clock.stage("swapping"):
-                servings.adopt(serving)
-                servings.follow(serving, versions.state().revision)
-                versions.activate(number, "adapt", expected)
-                servings.prune_files({0, expected.live, number})
+            servings.adopt(serving)
+            if activate:
+                with clock.stage("swapping"):
+                    servings.follow(serving, versions.state().revision)
+                    servings.go_live(serving, "adapt", expected)
+            else:
+                report = replace(
+                    report, reason=f"{report.reason}. It is not live yet, as was asked: activate({number}) makes it so."
+                )
+            servings.prune_files({0, expected.live, number})
     except Conflict as error:
         report = replace(report, decision="kept", reason=f"{error}; adapt again to decide between the two")
     except BaseException:

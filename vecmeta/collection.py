@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,14 +20,16 @@ from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.index import open_index
-from vecmeta.searching import Searcher
+from vecmeta.searching import Searcher, parsed
 from vecmeta.serving import Servings
+from vecmeta.traffic import Traffic
 from vecmeta.types import (
     Decision,
     Hits,
     Item,
     Judgement,
     Metadata,
+    Policy,
     Progress,
     Query,
     Report,
@@ -35,7 +38,6 @@ from vecmeta.types import (
     Version,
     Where,
 )
-from vecmeta.where import Node, parse
 from vecmeta.writing import Writer
 
 BASE = "the untouched encoder"
@@ -56,9 +58,11 @@ class Collection:
         self._items, self._log = catalogue.items(row), catalogue.judgements(row)
         self._versions = catalogue.versions(row)
         self._contents = Contents(row, self._items, encoder)
-        self._servings = Servings(self._items, self._versions, row.dim, lambda: open_index(index, row.dim), folder)
+        self._servings = Servings(self._items, self._versions, row.dim, partial(open_index, index, row.dim), folder)
         self._writer = Writer(self._items, self._contents, self._servings)
         self._searcher = Searcher(self._items, self._contents, self._servings)
+        self._policies, self._shares = catalogue.policies(row), catalogue.traffic(row)
+        self._traffic = Traffic(self._shares, self._servings)
         self._adapting = threading.Lock()
 
     # -- what it is ----------------------------------------------------------------------------------------------------------
@@ -88,6 +92,27 @@ class Collection:
         """The number of the live version; 0 is the untouched encoder."""
         return self._versions.state().live
 
+    @property
+    def ready(self) -> bool:
+        """Whether the live version's index is in memory and complete, so that a search need not wait for it."""
+        return self._servings.ready
+
+    @property
+    def traffic(self) -> Traffic:
+        """Which version answers a search that names none, and what came of it."""
+        return self._traffic
+
+    @property
+    def policy(self) -> Policy:
+        """When it adapts by itself; see `set_policy`."""
+        return self._policies.get()
+
+    def set_policy(self, policy: Policy) -> None:
+        """Say when it adapts by itself; who does that is a worker, see `vecmeta serve`. Raises InvalidConfig."""
+        if not isinstance(policy, Policy):
+            raise InvalidConfig(f"a policy is a vecmeta.Policy, not {policy!r}")
+        self._policies.set(policy)
+
     def __repr__(self) -> str:
         return f"<vecmeta.Collection {self.name!r}, {self.encoder_name}, dim {self.dim}>"
 
@@ -100,6 +125,10 @@ class Collection:
     def close(self) -> None:
         """Write what the index files lack and free the indexes; the collection opens them again when it is used again."""
         self._servings.close()
+
+    def warm(self) -> None:
+        """Open the live version's index now, or build it, so that the first search need not."""
+        self._servings.warm()
 
     def forget(self) -> None:
         """The collection has been dropped: delete its index files."""
@@ -146,11 +175,11 @@ class Collection:
 
     def count(self, where: Where | None = None) -> int:
         """How many items match. Raises InvalidFilter."""
-        return self._items.count(_parsed(where))
+        return self._items.count(parsed(where))
 
     def items(self, where: Where | None = None, after: str | None = None, limit: int = 100) -> list[Item]:
         """Up to `limit` items that match, by ascending id, after the id `after`. Raises InvalidFilter, InvalidConfig."""
-        return self._items.page(_parsed(where), after, intake.top(limit, "limit"))
+        return self._items.page(parsed(where), after, intake.top(limit, "limit"))
 
     # -- search --------------------------------------------------------------------------------------------------------------
 
@@ -256,6 +285,7 @@ class Collection:
         strength: float | None = None,
         seed: int = 0,
         start: str | Path | None = None,
+        activate: bool = True,
     ) -> Report:
         """Learn a head from all judgements, measure it on held-out ones, and make it live if it is better.
 
@@ -264,11 +294,12 @@ class Collection:
 
         Args:
             method: "maml", the memory head with its inner loop, or another one of `vecmeta.meta.methods.NAMES`.
-            dry_run: measure and report, store nothing.
+            dry_run: measure and report, also what building it would cost; store nothing.
             progress: called with (stage, done, total); raise vecmeta.Cancelled in it to stop, nothing is left behind.
             strength: in (0, 1], how far vectors are moved; None chooses it on held-out judgements.
             seed: of folds and samples.
             start: a meta-learned start of your own for this method (`vecmeta meta-train`); None is the shipped one.
+            activate: False stores what would be promoted, with its index built, and leaves going live to `activate`.
 
         Returns:
             What was decided and why; see `vecmeta.Report`.
@@ -280,7 +311,7 @@ class Collection:
         """
         from vecmeta import adaptation  # brings torch, which a search does without
 
-        wish = adaptation.Wish(method, dry_run, strength, seed, start)
+        wish = adaptation.Wish(method, dry_run, strength, seed, start, activate)
         with self._adapting:
             return adaptation.adapt(self._items, self._log, self._versions, self._servings, self._device, wish, progress)
 
@@ -291,39 +322,23 @@ class Collection:
         live = self._versions.state().live
         base = Version(0, "none", live == 0, "promoted", BASE, self.row.created, 0, 0.0, {})
         return [base] + [
-            Version(
-                number=row.number,
-                method=row.method,
-                live=row.number == live,
-                decision=cast(Decision, row.decision),
-                reason=row.reason,
-                created=row.created,
-                judgements=row.judgements,
-                strength=row.strength,
-                metrics=row.report["metrics"],
-            )
-            for row in self._versions.all()
-        ]
+            Version(v.number, v.method, v.number == live, cast(Decision, v.decision), v.reason, v.created, v.judgements,
+                    v.strength, v.report["metrics"])
+            for v in self._versions.all()
+        ]  # fmt: skip
 
     def activate(self, version: int) -> None:
         """Make a version live, also one that was kept back; 0 is the untouched encoder. Raises VersionNotFound."""
         number = intake.version_number(version)
         if number is None:
             raise InvalidConfig("activate() needs the number of a version")
-        self._servings.current(number)  # its index is ready before the swap, so that no search has to wait for it
-        self._versions.activate(number, "activate")
+        self._servings.go_live(self._servings.current(number), "activate")
 
     def rollback(self) -> int:
         """Make live what was live before, and return its number; repeated, it goes further back. Raises VersionNotFound at the end."""
-        number = self._versions.rollback().live
-        self._servings.current(number)
-        return number
+        return self._servings.rollback(self._shares.previous())
 
     def report(self, version: int) -> Report:
         """The report of a stored version. Raises VersionNotFound (also for version 0, which nobody adapted)."""
         stored = self._versions.get(version)
         return Report.from_dict({**stored.report, "version": stored.number})
-
-
-def _parsed(where: Mapping[str, Any] | None) -> Node | None:
-    return None if where is None else parse(where)

@@ -15,6 +15,8 @@ from vecmeta.encoders.protocol import Encoder
 from vecmeta.errors import EncoderMismatch, InvalidConfig, StorageError, StorageReadOnly
 from vecmeta.index import open_index
 from vecmeta.intake import collection_name
+from vecmeta.jobs import Jobs
+from vecmeta.keys import Keys
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
 
@@ -55,6 +57,8 @@ class Database:
         if not os.access(self.folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             raise StorageReadOnly(f"the folder {self.folder} cannot be written by this user")
         self._catalogue = Catalogue(self.folder / "vecmeta.db")
+        self.jobs = Jobs(self._catalogue)  # long work, done by workers of any process
+        self.keys = Keys(self._catalogue)  # who may do what over HTTP
         self._open: dict[str, Collection] = {}
         self._lock = threading.RLock()  # over what is open: two threads that ask for a collection get the same one
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from contextlib import ExitStack
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vecmeta import database, intake
-from vecmeta.errors import CollectionNotFound, InvalidConfig, InvalidInput, InvalidItem, InvalidJudgement, ItemNotFound
-from vecmeta.errors import UndecodableContent as Undecodable
-from vecmeta.types import Content, Hits, Id, Item, Judgement, Metadata, Query, Report, Understood, Vector, Vectors, Where
+import vecmeta as vm
+from vecmeta import intake
+from vecmeta.types import Content, Metadata, Query, Vector, Vectors, Where
 
 try:
     from langchain_core.documents import Document
@@ -24,54 +23,36 @@ try:
 except ImportError as error:
     raise ImportError("vecmeta.langchain needs langchain-core: pip install 'vecmeta[langchain]'", name=error.name) from error
 
+Bends: TypeAlias = Iterable[tuple[str, float]]  # (id, score from -1 to 1)
 PAGE = 1000  # items at a time when all are deleted
 
 
-class AnyCollection(Protocol):
+class _Collection(Protocol):
     """What the store asks of a collection, embedded or remote; each verb as in `vecmeta.Collection`."""
 
     @property
-    def name(self) -> str:
-        """Its name."""
-
+    def name(self) -> str: ...
     @property
-    def modality(self) -> Literal["text", "image", "vector"] | None:
-        """What it takes as contents."""
-
-    def add(self, items: Iterable[Item]) -> int:
-        """Insert or replace items."""
-
-    def add_vectors(self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Metadata] | None = None) -> int:
-        """Insert or replace own vectors."""
-
-    def get(self, ids: Sequence[str]) -> list[Item]:
-        """Items by id; raises ItemNotFound."""
-
-    def delete(self, ids: Sequence[str]) -> int:
-        """Delete the items that are there."""
-
-    def items(self, where: Where | None = None, after: str | None = None, limit: int = 100) -> list[Item]:
-        """A page of items, by ascending id."""
-
+    def modality(self) -> Literal["text", "image", "vector"] | None: ...
+    def add(self, items: Iterable[vm.Item]) -> int: ...
+    def add_vectors(self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Metadata] | None = None) -> int: ...
+    def get(self, ids: Sequence[str]) -> list[vm.Item]: ...
+    def delete(self, ids: Sequence[str]) -> int: ...
+    def items(self, where: Where | None = None, after: str | None = None, limit: int = 100) -> list[vm.Item]: ...
     def search(
-        self,
-        query: Query,
-        k: int = 10,
-        *,
-        where: Where | None = None,
-        version: int | None = None,
-        feedback: Iterable[tuple[str, float]] | None = None,
-    ) -> Hits:
-        """The k nearest items, best first."""
+        self, query: Query, k: int = 10, *, where: Where | None = None, version: int | None = None, feedback: Bends | None = None
+    ) -> vm.Hits: ...
+    def embed(self, contents: Sequence[Query], version: int | None = None) -> Vectors: ...
+    def feedback(self, judgements: Iterable[vm.Judgement]) -> vm.Understood: ...
+    def adapt(self, method: str = "maml", *, dry_run: bool = False) -> vm.Report: ...
 
-    def embed(self, contents: Sequence[Query], version: int | None = None) -> Vectors:
-        """(n, dim) float32 unit rows under a version."""
 
-    def feedback(self, judgements: Iterable[Judgement]) -> Understood:
-        """Store judgements."""
+class Options(TypedDict, total=False):
+    """What every search takes besides its query and k."""
 
-    def adapt(self, method: str = "maml", *, dry_run: bool = False) -> Report:
-        """Learn from all judgements."""
+    filter: Where | None
+    version: int | None
+    feedback: Bends | None
 
 
 class VecmetaVectorStore(VectorStore):
@@ -87,7 +68,7 @@ class VecmetaVectorStore(VectorStore):
     """
 
     def __init__(
-        self, collection: AnyCollection, embedding: Embeddings | None = None, *, content_key: str = "page_content"
+        self, collection: _Collection, embedding: Embeddings | None = None, *, content_key: str = "page_content"
     ) -> None:
         """A store over a collection.
 
@@ -98,12 +79,12 @@ class VecmetaVectorStore(VectorStore):
         if collection.modality != needed:
             right = "a text encoder, such as 'text'" if embedding is None else "encoder='vectors', or no embedding"
             given = "without an embedding" if embedding is None else f"with the embedding {type(embedding).__name__}"
-            raise InvalidConfig(
+            raise vm.InvalidConfig(
                 f"a store {given} needs a collection with {right}; {collection.name!r} takes {collection.modality or 'unknown'} contents"
             )
         self.collection = collection
         self._embedding, self._content_key = embedding, content_key
-        self._database: database.Database | None = None
+        self._database: vm.Database | None = None
 
     @classmethod
     def from_texts(  # type: ignore[override]  # LangChain's **kwargs would swallow typos, here and below
@@ -113,7 +94,7 @@ class VecmetaVectorStore(VectorStore):
         metadatas: Sequence[Mapping[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
-        collection: AnyCollection | None = None,
+        collection: _Collection | None = None,
         path: str | os.PathLike[str] | None = None,
         collection_name: str = "langchain",
         content_key: str = "page_content",
@@ -131,26 +112,22 @@ class VecmetaVectorStore(VectorStore):
         Raises:
             InvalidConfig: neither or both of collection and path. Also what `add_texts` raises; then no new collection is left behind.
         """
-        if (collection is None) == (path is None):
-            raise InvalidConfig("give either collection=, or path= and collection_name=")
-        if collection is not None:
+        opened: vm.Database | None = None
+        with ExitStack() as undo:
+            if collection is None and path is not None:
+                opened = vm.open(path)
+                undo.callback(opened.close)
+                try:
+                    collection = opened.collection(collection_name)
+                except vm.CollectionNotFound:
+                    dim = None if embedding is None else len(embedding.embed_query("how long is a vector?"))
+                    collection = opened.create(collection_name, "text" if embedding is None else "vectors", dim=dim)
+                    undo.callback(opened.drop, collection_name)
+            elif collection is None or path is not None:
+                raise vm.InvalidConfig("give either collection=, or path= and collection_name=")
             store = cls(collection, embedding, content_key=content_key)
             store.add_texts(texts, metadatas, ids=ids)
-            return store
-        opened, made = database.open(path or "."), False
-        try:
-            try:
-                found = opened.collection(collection_name)
-            except CollectionNotFound:
-                dim = None if embedding is None else len(embedding.embed_query("how long is a vector?"))
-                found, made = opened.create(collection_name, "text" if embedding is None else "vectors", dim=dim), True
-            store = cls(found, embedding, content_key=content_key)
-            store.add_texts(texts, metadatas, ids=ids)
-        except BaseException:
-            if made:
-                opened.drop(collection_name)
-            opened.close()
-            raise
+            undo.pop_all()
         store._database = opened
         return store
 
@@ -172,7 +149,7 @@ class VecmetaVectorStore(VectorStore):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- documents -----------------------------------------------------------------------------------------------------------
@@ -198,17 +175,19 @@ class VecmetaVectorStore(VectorStore):
         """
         contents = _texts(texts)
         metadata = [{}] * len(contents) if metadatas is None else list(metadatas)
-        names = [str(uuid.uuid4()) if id is None else id for id in ([None] * len(contents) if ids is None else ids)]
-        for what, given in (("metadata objects", metadata), ("ids", names)):
-            if len(given) != len(contents):
-                raise InvalidItem(f"{len(contents)} texts need as many {what}, not {len(given)}")
+        given = [None] * len(contents) if ids is None else ids
+        names = intake.distinct([str(uuid.uuid4()) if id is None else id for id in given])
+        if not len(metadata) == len(names) == len(contents):
+            raise vm.InvalidItem(
+                f"{len(contents)} texts need as many metadata objects and ids, not {len(metadata)} and {len(names)}"
+            )
         try:
             if self._embedding is None:
-                self.collection.add([Item(*item) for item in zip(names, contents, metadata, strict=True)])
+                self.collection.add([vm.Item(*item) for item in zip(names, contents, metadata, strict=True)])
             elif contents:
                 kept = [self._kept(*item) for item in zip(names, contents, metadata, strict=True)]
                 self.collection.add_vectors(names, _vectors(self._embedding, contents, batch_size), kept)
-        except (InvalidInput, Undecodable) as error:
+        except (vm.InvalidInput, vm.UndecodableContent) as error:
             # Who gave no id cannot know the one in the message.
             for place, id in enumerate(names):
                 if f"item {id!r}" in str(error):
@@ -239,83 +218,58 @@ class VecmetaVectorStore(VectorStore):
 
     # -- searches ------------------------------------------------------------------------------------------------------------
 
-    def similarity_search(  # type: ignore[override]
-        self,
-        query: str,
-        k: int = 4,
-        *,
-        filter: Where | None = None,
-        version: int | None = None,
-        feedback: Iterable[tuple[str, float]] | None = None,
-    ) -> list[Document]:
+    def similarity_search(self, query: str, k: int = 4, **options: Unpack[Options]) -> list[Document]:  # type: ignore[override]
         """The k nearest documents, best first. Raises what `vecmeta.Collection.search` does."""
-        return self._documents(self.collection.search(self._query(query), k, where=filter, version=version, feedback=feedback))
+        return self._documents(self._hits(self._query(query), k, **options))
 
-    def similarity_search_with_score(  # type: ignore[override]
-        self,
-        query: str,
-        k: int = 4,
-        *,
-        filter: Where | None = None,
-        version: int | None = None,
-        feedback: Iterable[tuple[str, float]] | None = None,
-    ) -> list[tuple[Document, float]]:
+    def similarity_search_with_score(self, query: str, k: int = 4, **options: Unpack[Options]) -> list[tuple[Document, float]]:
         """The k nearest documents with their cosines, in [-1, 1], larger is nearer."""
-        hits = self.collection.search(self._query(query), k, where=filter, version=version, feedback=feedback)
+        hits = self._hits(self._query(query), k, **options)
         return [(document, hit.score) for document, hit in zip(self._documents(hits), hits, strict=True)]
 
-    def similarity_search_by_vector(  # type: ignore[override]
-        self,
-        embedding: Sequence[float],
-        k: int = 4,
-        *,
-        filter: Where | None = None,
-        version: int | None = None,
-        feedback: Iterable[tuple[str, float]] | None = None,
-    ) -> list[Document]:
+    def similarity_search_by_vector(self, embedding: Sequence[float], k: int = 4, **options: Unpack[Options]) -> list[Document]:  # type: ignore[override]
         """The k documents nearest to a vector of the encoder, which is projected as the documents are."""
-        return self._documents(self.collection.search(embedding, k, where=filter, version=version, feedback=feedback))
+        return self._documents(self._hits(embedding, k, **options))
 
     def max_marginal_relevance_search(  # type: ignore[override]
-        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **search: Any
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **options: Unpack[Options]
     ) -> list[Document]:
-        """k of the `fetch_k` nearest documents, near to the query and unlike each other.
+        """k of the `fetch_k` nearest documents, near to the query and unlike each other (Carbonell and Goldstein 1998).
 
-        `lambda_mult` in [0, 1] weighs nearness, 1 is nearness alone; `search` is filter, version and feedback. Carbonell and
-        Goldstein 1998.
+        `lambda_mult` in [0, 1] weighs nearness: 1 is nearness alone.
         """
-        return self._diverse(self._query(query), k, fetch_k, lambda_mult, **search)
+        return self._diverse(self._query(query), k, fetch_k, lambda_mult, **options)
 
     def max_marginal_relevance_search_by_vector(  # type: ignore[override]
-        self, embedding: Sequence[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **search: Any
+        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **options: Unpack[Options]
     ) -> list[Document]:
         """`max_marginal_relevance_search` for a vector of the encoder."""
-        return self._diverse(embedding, k, fetch_k, lambda_mult, **search)
+        return self._diverse(embedding, k, fetch_k, lambda_mult, **options)
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return _relevance
+        return lambda cosine: min(1.0, max(0.0, (1 + cosine) / 2))  # rounding may have left it a little outside [-1, 1]
 
     # -- teaching ------------------------------------------------------------------------------------------------------------
 
-    def teach(self, concepts: Mapping[str, Sequence[str]], *, user: str | None = None) -> Understood:
+    def teach(self, concepts: Mapping[str, Sequence[str]], *, user: str | None = None) -> vm.Understood:
         """Store that documents belong together: ``store.teach({"refunds": ["a", "b"]})``; `adapt` learns from it.
 
         Raises:
             InvalidJudgement, ItemNotFound: names what cannot be taken; nothing is stored.
         """
         listed = {concept: intake.listed(ids) for concept, ids in concepts.items()}
-        return self.collection.feedback([Judgement(id, concept, user=user) for concept, ids in listed.items() for id in ids])
+        return self.collection.feedback([vm.Judgement(id, concept, user=user) for concept, ids in listed.items() for id in ids])
 
-    def thumbs(self, query: str, up: Sequence[str] = (), down: Sequence[str] = (), *, user: str | None = None) -> Understood:
+    def thumbs(self, query: str, up: Sequence[str] = (), down: Sequence[str] = (), *, user: str | None = None) -> vm.Understood:
         """Store which documents are (not) relevant to a query; `adapt` learns from it. Raises InvalidJudgement, ItemNotFound."""
         liked, disliked = intake.listed(up), intake.listed(down)
         for id in set(liked) & set(disliked):
-            raise InvalidJudgement(f"document {id!r} has its thumb up and down for the query {query!r}")
+            raise vm.InvalidJudgement(f"document {id!r} has its thumb up and down for the query {query!r}")
         asked = self._query(query)
         scores = [(id, 1.0) for id in liked] + [(id, -1.0) for id in disliked]
-        return self.collection.feedback([Judgement(id, query=asked, score=score, user=user) for id, score in scores])
+        return self.collection.feedback([vm.Judgement(id, query=asked, score=score, user=user) for id, score in scores])
 
-    def adapt(self, **kwargs: Any) -> Report:
+    def adapt(self, **kwargs: Any) -> vm.Report:
         """Learn from all judgements; every retriever of the store follows if the report says "promoted". See `vecmeta.Collection`."""
         return self.collection.adapt(**kwargs)
 
@@ -323,12 +277,12 @@ class VecmetaVectorStore(VectorStore):
 
     def _query(self, text: str) -> str | Vector:
         if not isinstance(text, str):
-            raise InvalidInput(f"a query is a text, not a {type(text).__name__}; similarity_search_by_vector takes vectors")
+            raise vm.InvalidInput(f"a query is a text, not a {type(text).__name__}; similarity_search_by_vector takes vectors")
         return text if self._embedding is None else np.asarray(self._embedding.embed_query(text), np.float32)
 
     def _kept(self, id: str, text: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(metadata, Mapping) and self._content_key in metadata:
-            raise InvalidItem(
+            raise vm.InvalidItem(
                 f"item {id!r}: metadata has the key {self._content_key!r}, under which this store keeps the text: "
                 "rename it, or give the store another content_key"
             )
@@ -339,41 +293,36 @@ class VecmetaVectorStore(VectorStore):
         own = dict(metadata)
         text = content if self._embedding is None else own.pop(self._content_key, None)
         if not isinstance(text, str):
-            raise InvalidItem(
+            raise vm.InvalidItem(
                 f"item {id!r} of collection {self.collection.name!r} has no text under {self._content_key!r} in its metadata: "
                 "add it through this store, or name the key as content_key"
             )
         return Document(id=id, page_content=text, metadata=own)
 
-    def _documents(self, hits: Hits) -> list[Document]:
+    def _documents(self, hits: vm.Hits) -> list[Document]:
         return [self._document(hit.id, hit.content, hit.metadata) for hit in hits]
 
-    def _there(self, ids: list[str]) -> list[Item]:
+    def _there(self, ids: list[str]) -> list[vm.Item]:
         """The items that are there: a collection refuses a batch with a missing one, so halves of it are asked for."""
         try:
             return self.collection.get(ids)
-        except ItemNotFound:
+        except vm.ItemNotFound:
             half = len(ids) // 2
             return self._there(ids[:half]) + self._there(ids[half:]) if half else []
 
-    def _diverse(
-        self,
-        query: Query,
-        k: int,
-        fetch_k: int,
-        lambda_mult: float,
-        *,
-        filter: Where | None = None,
-        version: int | None = None,
-        feedback: Iterable[tuple[str, float]] | None = None,
-    ) -> list[Document]:
+    def _hits(
+        self, query: Query, k: int, *, filter: Where | None = None, version: int | None = None, feedback: Bends | None = None
+    ) -> vm.Hits:
+        return self.collection.search(query, k, where=filter, version=version, feedback=feedback)
+
+    def _diverse(self, query: Query, k: int, fetch_k: int, lambda_mult: float, **options: Unpack[Options]) -> list[Document]:
         if not 0 <= lambda_mult <= 1:
-            raise InvalidConfig(f"lambda_mult is a number from 0 to 1, not {lambda_mult!r}")
+            raise vm.InvalidConfig(f"lambda_mult is a number from 0 to 1, not {lambda_mult!r}")
         fetched = max(intake.top(k), intake.top(fetch_k, "fetch_k"))
-        hits = self.collection.search(query, fetched, where=filter, version=version, feedback=feedback)
+        hits = self._hits(query, fetched, **options)
         if not hits:
             return []
-        rows = self.collection.embed([Id(hit.id) for hit in hits], version=hits.version).astype(np.float64)  # (n, dim)
+        rows = self.collection.embed([vm.Id(hit.id) for hit in hits], version=hits.version).astype(np.float64)  # (n, dim)
         # The scores came from a query that feedback may have bent, so it is found again from them, in the span of the rows; a further
         # dimension, where all rows are 0, takes the rest of its length, so that its cosines are the scores.
         asked = np.linalg.lstsq(rows, np.array([hit.score for hit in hits]), rcond=1e-5)[0]  # (dim,)
@@ -385,11 +334,11 @@ class VecmetaVectorStore(VectorStore):
 
 def _texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, str):
-        raise InvalidItem(f"texts are a list of texts, not the text {texts[:60]!r}")
+        raise vm.InvalidItem(f"texts are a list of texts, not the text {texts[:60]!r}")
     contents = list(texts)
     for place, text in enumerate(contents):
         if not isinstance(text, str):
-            raise InvalidItem(f"text {place} of the batch is a {type(text).__name__}, not a text")
+            raise vm.InvalidItem(f"text {place} of the batch is a {type(text).__name__}, not a text")
     return contents
 
 
@@ -397,8 +346,3 @@ def _vectors(embedding: Embeddings, texts: list[str], batch_size: int | None) ->
     """n vectors of n texts."""
     step = len(texts) if batch_size is None else intake.top(batch_size, "batch_size")
     return [row for start in range(0, len(texts), step) for row in embedding.embed_documents(texts[start : start + step])]
-
-
-def _relevance(cosine: float) -> float:
-    """From [-1, 1] to [0, 1]; rounding may have left the cosine a little outside."""
-    return min(1.0, max(0.0, (1 + cosine) / 2))

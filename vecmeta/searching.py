@@ -32,7 +32,7 @@ class Searcher:
         feedback: Iterable[tuple[str, float]] | None,
     ) -> list[Hits]:
         """See `vecmeta.Collection.search_many`."""
-        k, node = intake.top(k), None if where is None else parse(where)
+        k, node = intake.top(k), parsed(where)
         asked = [queries] if isinstance(queries, (str, bytes, Path, Id)) else list(queries)
         base = self._contents.of_queries(asked)
         serving = self._servings.current(version)
@@ -46,7 +46,7 @@ class Searcher:
 
     def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Hits:
         """See `vecmeta.Collection.recommend`."""
-        k, node = intake.top(k), None if where is None else parse(where)
+        k, node = intake.top(k), parsed(where)
         if not like:
             raise InvalidConfig("recommend() needs at least one liked item")
         serving = self._servings.current(version)
@@ -80,3 +80,8 @@ class Searcher:
                 raise InvalidJudgement(f"feedback on a query is a list of (id, score from -1 to 1), not {pair!r}")
         rows = self._contents.of_items([id for id, _ in judged])
         return serving.head.project(rows), np.array([score for _, score in judged], dtype=np.float32)
+
+
+def parsed(where: Where | None) -> Node | None:
+    """A filter as it is asked of a store or an index; None lets everything through. Raises InvalidFilter."""
+    return None if where is None else parse(where)

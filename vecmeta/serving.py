@@ -2,6 +2,9 @@
 
 A search takes one `Serving` and uses nothing else, so it cannot mix two versions. The index is derived data: it is read from its files,
 or built from the base vectors when they are missing, damaged or of another head, and then follows the writes by their revision.
+
+No search waits for a swap. This process opens a version before it makes it live; when another one did, a thread opens the new version
+while searches are answered by the serving that answered them before.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ import shutil
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vecmeta.beside import Opener
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import State, VersionStore
 from vecmeta.errors import StorageError
@@ -45,6 +49,7 @@ class Serving:
         self.index = index
         self.revision = revision  # the index holds all writes up to here
         self.unsaved = 0
+        self.building = False  # all of it is being indexed, and searches of it would find a part
         self.lock = threading.Lock()  # held by the one who catches up
         self._landscape: Landscape | None = None
         self._surveyed = 0  # items there were when the landscape was made
@@ -77,21 +82,55 @@ class Servings:
     """The servings of one collection, made when they are asked for."""
 
     def __init__(
-        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[[], VectorIndex], folder: Path
+        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[..., VectorIndex], folder: Path
     ) -> None:
         self._items, self._versions, self._dim = items, versions, dim
         self._open_index, self._folder = open_index, folder
         self._held: OrderedDict[int, Serving] = OrderedDict()
+        self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
         self._opening: dict[int, threading.Lock] = {}
+        self._opener = Opener(lambda number: self._get(number, self._versions.state()))
         self._lock = threading.Lock()
 
     def current(self, number: int | None = None) -> Serving:
-        """The serving of a version (None: the live one), caught up with the catalogue. Raises VersionNotFound."""
+        """The serving of a version, caught up with the catalogue. Raises VersionNotFound.
+
+        None is the live one; where another process made it live, the one that answered before for as long as opening it takes.
+        """
         state = self._versions.state()
-        serving = self._get(state.live if number is None else number, state)
+        serving = self._get(number, state) if number is not None else self._live(state)
         if serving.revision < state.revision:
             self.follow(serving, state.revision)
         return serving
+
+    def warm(self) -> None:
+        """Open the live version, or build it, and wait for it."""
+        state = self._versions.state()
+        serving = self._get(state.live, state)
+        self._answer(serving)
+        self.follow(serving, state.revision)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the live version is in memory, and not just being built. Costs the reading of one row."""
+        live = self._versions.state().live
+        with self._lock:
+            serving = self._held.get(live)
+        return serving is not None and not serving.building
+
+    @property
+    def answering(self) -> int | None:
+        """The version that answered the last search that named none; None before the first."""
+        serving = self._answering
+        return None if serving is None else serving.version
+
+    def at_hand(self, number: int) -> bool:
+        """Whether a search of a version need not wait for it more than others had to; if not, a thread begins to open it."""
+        return number in self._held or self._answering is None or not self._opener.begin(number)
+
+    def scratch(self, **options: Any) -> VectorIndex:
+        """An empty index of the same kind that belongs to no version."""
+        return self._open_index(**options)
 
     def candidate(self, number: int, head: Head, progress: Progress | None = None) -> Serving:
         """Build a version that is about to go live: all items projected, indexed and written to files. Nothing changes for searches.
@@ -108,6 +147,19 @@ class Servings:
         """Hold a serving that was built elsewhere."""
         with self._lock:
             self._hold(serving)
+
+    def go_live(self, serving: Serving, why: str, expected: State | None = None) -> None:
+        """Make a version live whose serving is ready: it answers the very next search. Raises VersionNotFound, Conflict."""
+        self._versions.activate(serving.version, why, expected)
+        self._answer(serving)
+
+    def rollback(self, before: int | None) -> int:
+        """Make live what was live before, which is opened first (None: there is nothing). Raises VersionNotFound at the bottom."""
+        if before is not None:
+            self.current(before)
+        state = self._versions.rollback()
+        self._answer(self._get(state.live, state))
+        return state.live
 
     def discard(self, number: int) -> None:
         """Forget a version that did not come to be, and its files."""
@@ -126,9 +178,9 @@ class Servings:
                 serving.lock.release()
 
     def written(self) -> None:
-        """After a write of this process: bring the live index up to date, so that the write is found by the next search."""
+        """After a write of this process: bring what answers up to date, so that the write is found by the next search."""
         state = self._versions.state()
-        serving = self._get(state.live, state)
+        serving = self._live(state)
         with serving.lock:
             if serving.revision < state.revision:
                 self._catch_up(serving, None)
@@ -137,8 +189,9 @@ class Servings:
 
     def close(self) -> None:
         """Write what the files lack, let go of the indexes."""
+        self._opener.end()
         with self._lock:
-            held, self._held = list(self._held.values()), OrderedDict()
+            held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
         for serving in held:
             if serving.unsaved:
                 self._save_or_warn(serving)
@@ -146,11 +199,28 @@ class Servings:
 
     def forget_files(self) -> None:
         """The collection is dropped: delete its index files."""
+        self._opener.end()
         with self._lock:
             self._held.clear()
+            self._answering = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     # -- inside --------------------------------------------------------------------------------------------------------------
+
+    def _live(self, state: State) -> Serving:
+        serving, before = self._found(state.live), self._answering
+        if serving is None:
+            if before is not None and self._opener.begin(state.live):
+                return before
+            serving = self._get(state.live, state)
+        self._answer(serving)
+        return serving
+
+    def _answer(self, serving: Serving) -> None:
+        if self._answering is not serving:
+            with self._lock:
+                self._answering = serving
+                self._hold(serving)
 
     def _get(self, number: int, state: State) -> Serving:
         serving = self._found(number)
@@ -165,6 +235,7 @@ class Servings:
                 serving = self._opened(number, state)
                 with self._lock:
                     self._hold(serving)
+                self._opener.forgive(number)
         return serving
 
     def _found(self, number: int) -> Serving | None:
@@ -179,7 +250,7 @@ class Servings:
         self._held.move_to_end(serving.version)
         while len(self._held) > KEPT:
             # Searches that still use it keep it alive; its files stay for a rollback.
-            self._held.popitem(last=False)
+            del self._held[next(number for number, held in self._held.items() if held not in (serving, self._answering))]
 
     def _opened(self, number: int, state: State) -> Serving:
         head: Head = IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
@@ -191,16 +262,16 @@ class Servings:
             if found.kind == index.kind and manifest.extra.get("head") == mark and manifest.revision <= state.revision:
                 index, revision = found, manifest.revision
         serving = Serving(number, head, mark, index, revision)
-        self._catch_up(serving, None)
+        self._catch_up(serving, self._opener.go_on)
         if revision and len(serving.index) != self._items.count():
             warnings.warn(f"the index files in {self._files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
             serving = Serving(number, head, mark, self._open_index(), 0)
-            self._catch_up(serving, None)
+            self._catch_up(serving, self._opener.go_on)
         return serving
 
     def _catch_up(self, serving: Serving, progress: Progress | None) -> None:
         # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.
-        with self._items.changes(serving.revision) as changes:
+        with self._items.changes(serving.revision) as changes, _building(serving):
             reserve = getattr(serving.index, "reserve", None)
             if reserve is not None and changes.changed:
                 reserve(len(serving.index) + changes.changed)
@@ -231,11 +302,22 @@ class Servings:
         return self._folder / f"v{number}"
 
     def prune_files(self, keep: set[int]) -> None:
-        """Delete the index files of all versions but these: they can be rebuilt."""
+        """Delete the index files of all versions but these and those in memory: they can be rebuilt."""
+        with self._lock:
+            keep = keep | set(self._held)
         with contextlib.suppress(OSError):
             for folder in self._folder.iterdir():
                 if folder.name not in {f"v{number}" for number in keep}:
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _building(serving: Serving) -> Iterator[None]:
+    serving.building = serving.revision == 0
+    try:
+        yield
+    finally:
+        serving.building = False
 
 
 def fingerprint(head: Head) -> str:

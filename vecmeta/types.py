@@ -155,7 +155,8 @@ class Change:
 class Report:
     """The outcome of an adaptation.
 
-    ``decision``  "promoted" (live now, or would be, in a dry run), "kept" (stored, not live) or "insufficient" (nothing stored).
+    ``decision``  "promoted" (live now, unless it was asked to wait; or would be, in a dry run), "kept" (stored, not live) or
+                  "insufficient" (nothing stored).
     ``version``   its number; None when nothing was stored (insufficient, dry run).
     ``metrics``   what held-out rankings showed, for "fed" (what was taught) and "unfed" (concepts held out whole): ``fed_rank_base`` and
                   ``fed_rank``, geometric means of the ranks of held-out items, from 1; ``fed_gain`` with its 90 % interval
@@ -168,6 +169,7 @@ class Report:
     ``seconds``   by stage, and "total".
     ``notes``     what is worth knowing besides, in sentences; so far what the judgements have that the start never saw.
     ``contradictions``  where judgements contradict each other, a sentence each, at most 20; they are learned from all the same.
+    ``cost``      of a dry run, estimates for building what was measured: ``rows`` to re-embed, ``bytes`` of index files, ``seconds``.
     """
 
     decision: Decision
@@ -180,6 +182,7 @@ class Report:
     dry_run: bool = False
     notes: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
+    cost: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
@@ -253,6 +256,18 @@ class Key:
     expires: datetime | None
     revoked: datetime | None
     used: datetime | None
+
+    def allows(self, scope: Scope, collection: str | None = None) -> bool:
+        """Whether its scopes and collections allow something: admin allows all, write and feedback allow reading too.
+
+        Without a collection it is about the database as a whole, which a key of some collections may only read.
+        """
+        means = {"read": {"read", "feedback", "write", "admin"}}.get(scope, {scope, "admin"})
+        if not means.intersection(self.scopes):
+            return False
+        if self.collections is None:
+            return True
+        return scope == "read" if collection is None else collection in self.collections
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,13 @@ from sqlalchemy.exc import IntegrityError
 
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.jobs import JobStore
 from vecmeta.catalogue.judgements import JudgementLog
+from vecmeta.catalogue.keys import KeyStore
 from vecmeta.catalogue.migrations import migrate
+from vecmeta.catalogue.policies import PolicyStore
 from vecmeta.catalogue.tables import collections
+from vecmeta.catalogue.traffic import TrafficStore
 from vecmeta.catalogue.versions import VersionStore
 from vecmeta.errors import AlreadyExists, CollectionNotFound
 
@@ -94,3 +98,19 @@ class Catalogue:
     def versions(self, row: CollectionRow) -> VersionStore:
         """The head versions of a collection, and which of them is live."""
         return VersionStore(self._engine, row.id, row.name)
+
+    def traffic(self, row: CollectionRow) -> TrafficStore:
+        """Which version of a collection answers which searches, and what came of it."""
+        return TrafficStore(self._engine, row.id, row.name)
+
+    def policies(self, row: CollectionRow) -> PolicyStore:
+        """When a collection adapts by itself."""
+        return PolicyStore(self._engine, row.id, row.name)
+
+    def jobs(self) -> JobStore:
+        """Long work on all collections."""
+        return JobStore(self._engine)
+
+    def keys(self) -> KeyStore:
+        """The API keys."""
+        return KeyStore(self._engine)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vecmeta.cli import bench, bench_omniglot, bench_relevance, data, lab, look, meta_train, teach
+from vecmeta.cli import bench, bench_omniglot, bench_relevance, data, lab, look, meta_train, serve, teach
 from vecmeta.cli.app import Data, Device, GreedyCommand, Index, Json, shared, verb
 
 program = typer.Typer(
@@ -64,6 +64,7 @@ for _panel, _group in {
         teach.activate,
         teach.rollback,
     ),
+    "Serve": (serve.worker,),
     "Research": (meta_train.meta_train,),
 }.items():
     for _command in _group:
@@ -81,8 +82,13 @@ for _measure in (
 ):
     _bench.command(_measure.__name__.removeprefix("bench_"), cls=GreedyCommand)(verb(_measure))
 
-
 program.add_typer(_bench, name="bench", rich_help_panel="Research")
+
+_keys = typer.Typer(help="API keys of the service.", no_args_is_help=True)
+for _deed in (serve.keys_create, serve.keys_list, serve.keys_revoke):
+    _keys.command(_deed.__name__.removeprefix("keys_"))(verb(_deed))
+
+program.add_typer(_keys, name="keys", rich_help_panel="Serve")
 
 
 def main() -> None:

@@ -185,6 +185,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "dry_run": report.dry_run,
         "notes": list(report.notes),
         "contradictions": list(report.contradictions),
+        "cost": dict(report.cost),
     }
 
 
@@ -211,6 +212,9 @@ def report_parts(report: Report, *, changes: bool = True) -> Iterator[Renderable
         yield Text(f"judgements that contradict each other: {count:,}{some}", style="yellow")
         for sentence in report.contradictions:
             yield Text(f"  {sentence}")
+    if report.cost:
+        size, seconds = bytes_text(int(report.cost["bytes"])), report.cost["seconds"]
+        yield Text(f"to build it: {int(report.cost['rows']):,} items re-embedded, {size} of index files, about {seconds:.1f} s")
     if report.seconds:
         yield Text("seconds: " + ", ".join(f"{stage} {value:.2f}" for stage, value in report.seconds.items()), style="dim")
 

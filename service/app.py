@@ -1,0 +1,73 @@
+"""The application. `uvicorn service.app:create_app --factory`, or `vecmeta serve`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CollectorRegistry
+
+import vecmeta as vm
+from service import errors, logs, telemetry
+from service.observe import DatabaseCollector, Observe
+from service.routes import collections, items, operations, search, teach, versions
+from service.runtime import Runtime
+from service.security import Gatekeeper
+from service.settings import Settings
+
+ABOUT = """
+A vector database whose notion of similarity can be taught.
+
+1. `POST /v1/collections` makes a collection, `PUT …/items` fills it, `POST …/search` searches it.
+2. `POST …/feedback` takes judgements: this item belongs to that concept; this one is (not) relevant to that query.
+3. `POST …/adapt` learns from them. The result goes live only if it measures better on judgements it did not learn from.
+4. `GET …/versions` shows what was measured, `POST …/rollback` goes back.
+
+Every request carries an API key: `Authorization: Bearer vm_…` (`vecmeta keys create`). Every error is `{"error": "…", "detail": "…"}`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application, with its database opened.
+
+    Args:
+        settings: None: from the environment, see `service.settings`.
+
+    Raises:
+        vecmeta.StorageError and its kin: the database cannot be opened.
+    """
+    settings = settings or Settings()
+    logs.configure()
+    runtime = Runtime(settings)
+    registry = CollectorRegistry()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with runtime.running():
+            yield
+
+    app = FastAPI(
+        title="vecmeta", version=vm.__version__, description=ABOUT, lifespan=lifespan, max_body_size=settings.max_body, redoc_url=None,
+        redirect_slashes=False,
+    )  # fmt: skip
+    app.state.runtime, app.state.registry = runtime, registry
+    app.state.gatekeeper = Gatekeeper(runtime)
+    for router in (collections.router, items.router, search.router, teach.collections, versions.router, teach.jobs):
+        app.include_router(router, prefix="/v1")
+    app.include_router(operations.router)
+    app.include_router(operations.guarded)
+    errors.install(app)
+    registry.register(DatabaseCollector(runtime))
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["*"],
+        )
+    telemetry.install(app, settings)
+    app.add_middleware(Observe, body_timeout=settings.body_timeout, registry=registry)
+    return app

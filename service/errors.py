@@ -1,0 +1,133 @@
+"""Errors as answers, all of one shape: {"error": "collection_not_found", "detail": "…"}. The one place that knows both sides."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+import vecmeta as vm
+from service.batching import Overloaded
+from service.schemas import ErrorAnswer
+
+log = structlog.get_logger("vecmeta.service")
+
+STATUS: tuple[tuple[type[Exception], int], ...] = (  # the first that fits
+    (vm.NotFound, 404),
+    (vm.AlreadyExists, 409),
+    (vm.Conflict, 409),
+    (vm.EncoderMismatch, 409),
+    (vm.Cancelled, 409),
+    (vm.InvalidInput, 422),
+    (vm.UndecodableContent, 422),
+    (vm.StorageFull, 507),
+    (vm.StorageBusy, 503),
+    (vm.StorageReadOnly, 503),
+    (vm.IndexUnavailable, 503),
+    (vm.EncoderUnavailable, 503),
+    (Overloaded, 503),
+    (TimeoutError, 503),
+    (vm.VecmetaError, 500),
+)
+OUTCOMES = {
+    401: "No API key, or one that is unknown, expired or revoked",
+    403: "The key's scopes or collections do not reach this far",
+    404: "No such collection, item, version or job",
+    408: "The body did not arrive in time",
+    409: "The name is taken, or somebody else changed the same thing first",
+    413: "The body is larger than this service takes",
+    415: "The body is of another kind than this route takes",
+    422: "The request cannot be understood, or what it holds cannot be used; the detail says what and why",
+    429: "More requests than this key may make; `Retry-After` says when to come back",
+    503: "Not now: too many requests wait, or the storage is busy; `Retry-After` says when to come back",
+}
+_NAMES = {
+    400: "bad_request",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
+
+
+class Refused(HTTPException):
+    """An answer that is an error, with its name in the error field."""
+
+    def __init__(self, status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(status, detail, headers)
+        self.error = error
+
+
+def outcomes(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Documented errors of a route: these, and those that every route has."""
+    return {
+        status: {"model": ErrorAnswer, "description": OUTCOMES[status]}
+        for status in sorted({401, 403, 408, 413, 422, 429, 503, *statuses})
+    }
+
+
+def answer(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The one shape."""
+    more = {"Retry-After": "1"} if status == 503 else {}
+    return JSONResponse({"error": error, "detail": detail}, status, {**more, **(headers or {})})
+
+
+def named(error: Exception) -> tuple[int, str, str]:
+    """Status, name and detail of an error that was raised on purpose."""
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    if isinstance(error, Overloaded):
+        return status, "overloaded", "too many requests wait already; try again in a moment"
+    if isinstance(error, TimeoutError):
+        return status, "timeout", "this took longer than the service's time limit; try again, or ask for less"
+    return status, snake_case(type(error).__name__), _presentable(str(error))
+
+
+def snake_case(name: str) -> str:
+    """CollectionNotFound -> collection_not_found."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def install(app: FastAPI) -> None:
+    """Handlers for everything that a route may raise."""
+
+    async def domain(request: Request, error: Exception) -> JSONResponse:
+        status, name, detail = named(error)
+        if status == 500:
+            log.error("storage", error=name, detail=detail, request_id=request.scope.get("request_id"))
+        return answer(status, name, detail)
+
+    async def refused(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        name = error.error if isinstance(error, Refused) else _NAMES.get(error.status_code, "http_error")
+        return answer(error.status_code, name, str(error.detail), dict(error.headers or {}))
+
+    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer(422, "invalid_request", described(error.errors()))
+
+    for kind in (vm.VecmetaError, Overloaded, TimeoutError):
+        app.add_exception_handler(kind, domain)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def described(errors: Any) -> str:
+    """What pydantic found, in one sentence each; at most five of them, and nothing that was sent but the place."""
+    told = []
+    for error in list(errors)[:5]:
+        place = ".".join(_presentable(str(part))[:100] for part in error["loc"] if part != "body")
+        told.append(f"{place}: {error['msg']}" if place else str(error["msg"]))
+    more = len(errors) - len(told)
+    return _presentable("; ".join(told) + (f"; and {more} more" if more > 0 else ""))
+
+
+def _presentable(text: str) -> str:
+    """Without lone surrogates, which no answer can hold, and not endlessly long."""
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= 2000 else text[:1999] + "…"

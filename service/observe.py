@@ -1,0 +1,137 @@
+"""Around every request: an id, a metric, a line in the log (without content), and no endless waiting for a body."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Iterable
+
+import structlog
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import answer
+from service.runtime import Runtime
+
+BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+log = structlog.get_logger("vecmeta.access")
+
+
+class SlowBody(Exception):
+    """A body that does not arrive."""
+
+
+class Observe:
+    """An ASGI middleware, written by hand because the usual base class costs more than a search."""
+
+    def __init__(self, app: ASGIApp, *, body_timeout: float, registry: CollectorRegistry) -> None:
+        self._app, self._body_timeout = app, body_timeout
+        self._seconds = Histogram(
+            "vecmeta_request_seconds",
+            "Time to the end of an answer",
+            ["method", "route", "status"],
+            buckets=BUCKETS,
+            registry=registry,
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin = time.perf_counter()
+        request_id = _request_id(scope)
+        scope["request_id"] = request_id
+        status, complete = 500, False
+
+        async def heard() -> Message:
+            nonlocal complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout(self._body_timeout):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowBody from None
+            complete = not message.get("more_body", False)
+            return message
+
+        started = False
+
+        async def told(message: Message) -> None:
+            nonlocal status, started
+            if message["type"] == "http.response.start":
+                status, started = message["status"], True
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", request_id),
+                    (b"x-content-type-options", b"nosniff"),
+                ]
+            await send(message)
+
+        try:
+            try:
+                await self._app(scope, heard, told)
+            except SlowBody:
+                if not started:
+                    detail = f"no byte of the body came for {self._body_timeout:g} s"
+                    await answer(408, "timeout", detail, {"Connection": "close"})(scope, receive, told)
+        finally:
+            seconds = time.perf_counter() - begin
+            route = getattr(scope.get("route"), "path", "unknown")  # the template: a path holds ids, and ids may be content
+            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+            self._seconds.labels(method, route, status).observe(seconds)
+            log.info(
+                "request", id=request_id.decode(), method=method, route=route, status=status, ms=round(seconds * 1e3, 2),
+                key=getattr(scope.get("key"), "id", None),
+            )  # fmt: skip
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The caller's own, if it is harmless; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _ID.fullmatch(value):
+            return bytes(value)
+    return secrets.token_hex(8).encode()
+
+
+class DatabaseCollector(Collector):
+    """What is read from the database when it is asked for: jobs of all processes, sizes of collections."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not read the database."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Gauges."""
+        db, runtime = self._runtime.db, self._runtime
+        jobs = GaugeMetricFamily(
+            "vecmeta_jobs", "Jobs by state; an adaptation's outcome is its last state", labels=["kind", "state"]
+        )
+        for (kind, state), count in db.jobs.counts().items():
+            jobs.add_metric([kind, state], count)
+        yield jobs
+        items = GaugeMetricFamily("vecmeta_items", "Items of a collection", labels=["collection"])
+        size = GaugeMetricFamily("vecmeta_index_bytes", "Vectors of a collection's live index", labels=["collection"])
+        live = GaugeMetricFamily("vecmeta_live_version", "The live version", labels=["collection"])
+        for name in db.collections():
+            collection = db.collection(name)
+            count = collection.count()
+            items.add_metric([name], count)
+            size.add_metric([name], count * collection.dim * 4)
+            live.add_metric([name], collection.live)
+        yield from (items, size, live)
+        batches = GaugeMetricFamily("vecmeta_batched", "Requests answered in batches, and batches", labels=["work", "what"])
+        for work, batcher in (("search", runtime.searches), ("encode", runtime.encodings), ("write", runtime.writes)):
+            batches.add_metric([work, "requests"], batcher.answers)
+            batches.add_metric([work, "batches"], batcher.batches)
+        yield batches

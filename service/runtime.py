@@ -1,0 +1,172 @@
+"""What lives as long as the service: the database, the threads, what is batched, and the processes that run jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+
+import orjson
+import structlog
+
+import vecmeta as vm
+from service.batching import Batcher
+from service.settings import Settings
+from service.workers import Workers
+from vecmeta import Collection, Hits, Item
+
+P = ParamSpec("P")
+T = TypeVar("T")
+log = structlog.get_logger("vecmeta.service")
+
+Content = str | bytes
+SearchKey = tuple[Collection, int | None, int, bytes]  # collection, version, k, where as JSON
+TOLD_EVERY = 2.0  # seconds between writes of how many searches each version answered
+QUIET = 5  # how much the threads that search give way to the one that talks to clients (nice)
+
+
+class Runtime:
+    """Made by `service.app.create_app`, opened and closed with the application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.db = vm.open(settings.data, index=settings.index, device=settings.device)
+        self.warming: set[str] = set()
+        self.stopping = False  # streams that would go on for ever end now
+        self.searched: Counter[tuple[str, int]] = Counter()  # answers since they were written last, by collection and version
+        self._others = ThreadPoolExecutor(16, "vecmeta")
+        self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search", initializer=_give_way)
+        self._encoders = ThreadPoolExecutor(2, "encode")
+        most = settings.waiting
+        self.searches: Batcher[SearchKey, Any, Hits] = Batcher(
+            _search, self._searchers, largest=settings.search_batch, workers=settings.search_threads, waiting=most
+        )
+        self.encodings: Batcher[Collection, Content, Any] = Batcher(
+            _encode, self._encoders, largest=settings.encode_batch, wait=settings.encode_wait, waiting=most
+        )
+        self.writes: Batcher[Collection, Sequence[Item], int] = Batcher(_write, self._others, largest=64, waiting=most)
+        self._workers = Workers(settings)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Start what runs beside the requests; stop it in the end, gracefully."""
+        warm = asyncio.create_task(self._warm())
+        tell = asyncio.create_task(self._tell())
+        await self._workers.start()
+        try:
+            yield
+        finally:
+            self.stopping = True
+            warm.cancel()
+            tell.cancel()
+            await asyncio.gather(warm, tell, return_exceptions=True)
+            await self._workers.stop()
+            self.tell_searched()
+            for pool in (self._searchers, self._encoders, self._others):
+                pool.shutdown(wait=True, cancel_futures=True)
+            self.db.close()
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Something that may block, in a thread. Raises TimeoutError after the time limit (the thread ends by itself)."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.settings.timeout):
+            return await loop.run_in_executor(self._others, lambda: work(*args, **kwargs))
+
+    async def collection(self, name: str) -> Collection:
+        """A collection by name. Raises CollectionNotFound."""
+        return await self.run(self.db.collection, name)
+
+    async def base_vectors(self, collection: Collection, contents: Sequence[Content]) -> list[Any]:
+        """(dim,) base vectors of texts or pictures, encoded together with what other requests bring."""
+        async with asyncio.timeout(self.settings.timeout):
+            if len(contents) == 1:
+                return [await self.encodings.ask(collection, contents[0])]
+            return list(await asyncio.gather(*(self.encodings.ask(collection, content) for content in contents)))
+
+    async def search(
+        self, collection: Collection, query: Any, k: int, where: dict[str, Any] | None, version: int | None,
+        feedback: list[tuple[str, float]] | None = None,
+    ) -> Hits:  # fmt: skip
+        """The hits of one query: a vector or an Id; searched together with what other requests bring, unless it is bent by feedback."""
+        if feedback:
+            return await self.run(lambda: collection.search(query, k, where=where, version=version, feedback=feedback))
+        async with asyncio.timeout(self.settings.timeout):
+            return await self.searches.ask((collection, version, k, b"" if where is None else orjson.dumps(where)), query)
+
+    def choose(self, collection: Collection, session: str | None) -> int | None:
+        """Which version answers a search that names none: a split's candidate, or None, the live one."""
+        return collection.traffic.choose(session)
+
+    def answered(self, collection: Collection, version: int) -> str:
+        """Count an answer and give it an id, which names its version."""
+        self.searched[collection.name, version] += 1
+        return f"{version}-{secrets.token_hex(8)}"
+
+    def tell_searched(self) -> None:
+        """Write the counts of answers."""
+        counts, self.searched = self.searched, Counter()
+        by_collection: dict[str, dict[int, int]] = {}
+        for (name, version), count in counts.items():
+            by_collection.setdefault(name, {})[version] = count
+        for name, searched in by_collection.items():
+            with contextlib.suppress(vm.CollectionNotFound):  # dropped since
+                self.db.collection(name).traffic.searched(searched)
+
+    def waiting_for(self) -> list[str]:
+        """Collections whose live index is being read or built: those to be opened at the start, and those that are open and lost theirs."""
+        opened = [name for name in self.db.collections() if name not in self.warming]
+        return sorted([*self.warming, *(name for name in opened if not self.db.collection(name).ready)])
+
+    async def _warm(self) -> None:
+        """Read or build the index of every collection, so that the first search does not wait for it."""
+        self.warming.update(await self.run(self.db.collections))
+        for name in sorted(self.warming):
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._others, self._warm_one, name)
+            except vm.VecmetaError as error:
+                log.warning("not_warmed", collection=name, error=type(error).__name__)
+            self.warming.discard(name)
+
+    def _warm_one(self, name: str) -> None:
+        self.db.collection(name).warm()
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(TOLD_EVERY)
+            if self.searched:
+                try:
+                    await self.run(self.tell_searched)
+                except (vm.VecmetaError, TimeoutError) as error:
+                    log.warning("not_counted", error=type(error).__name__)
+
+
+def _search(key: SearchKey, queries: list[Any]) -> list[Hits]:
+    collection, version, k, where = key
+    return collection.search_many(queries, k, where=orjson.loads(where) if where else None, version=version)
+
+
+def _encode(collection: Collection, contents: list[Content]) -> list[Any]:
+    return list(collection.embed(contents, version=0))
+
+
+def _write(collection: Collection, batches: list[Sequence[Item]]) -> list[int]:
+    """Batches of several requests in one transaction; one after the other where they speak of the same item."""
+    ids = [item.id for batch in batches for item in batch]
+    if len(batches) == 1 or len(set(ids)) < len(ids):
+        return [collection.add(batch) for batch in batches]
+    collection.add([item for batch in batches for item in batch])
+    return [len(batch) for batch in batches]
+
+
+def _give_way() -> None:
+    """Threads that search fill what the event loop leaves free: without this it waits milliseconds for its turn on a busy machine."""
+    if hasattr(os, "setpriority"):
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)

@@ -1,0 +1,46 @@
+"""What can be set from outside: environment variables VECMETA_…, or the options of `vecmeta serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 2**20
+
+
+class Settings(BaseSettings):
+    """Read once by `service.app.create_app`. Lists are written with commas: VECMETA_ENCODERS=text,vectors."""
+
+    model_config = SettingsConfigDict(env_prefix="VECMETA_", frozen=True, extra="ignore")
+
+    data: str = "./vecmeta-data"  # the folder of the database
+    index: str = "faiss"
+    device: str = "auto"
+
+    auth: bool = True  # False: no API keys, and only requests from this machine are answered
+    encoders: Annotated[tuple[str, ...], NoDecode] = ("text", "image", "resnet18", "resnet50", "vectors")  # that callers may name
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()  # none: browsers of other sites get nothing
+
+    rate: Annotated[int, Field(ge=0)] = 0  # requests a minute and key; 0: as many as come
+    max_body: Annotated[int, Field(ge=1024)] = 64 * MIB  # bytes of a request, except streams of items
+    max_line: Annotated[int, Field(ge=1024)] = 16 * MIB  # bytes of one line of a stream of items
+    max_batch: Annotated[int, Field(ge=1, le=100_000)] = 1000  # items or judgements of one request
+    body_timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds without a byte of a body that is not complete
+    timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds for an answer, except jobs and streams
+
+    workers: Annotated[int, Field(ge=0, le=64)] = 1  # processes that run jobs; 0: `vecmeta worker` does, elsewhere
+    search_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    search_batch: Annotated[int, Field(ge=1, le=1024)] = 16  # queries that are searched together at most
+    encode_batch: Annotated[int, Field(ge=1, le=1024)] = 32  # texts or pictures that are encoded together at most
+    encode_wait: Annotated[float, Field(ge=0, le=1)] = 0.0  # seconds the first of a batch waits for others
+    waiting: Annotated[int, Field(ge=1)] = 2000  # requests that may wait for their turn; more are told to come back
+    grace: Annotated[float, Field(ge=0)] = 10.0  # seconds that running jobs and requests have to end when the service stops
+
+    otel_endpoint: str | None = Field(None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT")
+
+    @field_validator("encoders", "cors_origins", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -1,0 +1,153 @@
+"""Long work that outlives the one who asked for it: submitted here, done by a `vecmeta.worker.Worker` of any process."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from vecmeta import intake
+from vecmeta.catalogue.catalogue import Catalogue
+from vecmeta.catalogue.jobs import FINISHED, LONGEST_DEBOUNCE
+from vecmeta.errors import InvalidConfig, VecmetaError
+from vecmeta.meta.methods import NAMES, checked
+from vecmeta.types import Job, JobState
+
+MAX_DELAY = 30 * 86_400.0  # seconds
+_ADAPT: dict[str, Any] = {  # what an adaptation can be asked for, and what silence means
+    "method": NAMES[0], "dry_run": False, "strength": None, "seed": 0, "start": None, "activate": True,
+}  # fmt: skip
+
+
+class Jobs:
+    """The jobs of a database; `Database.jobs`. Raises the StorageError family when the database fails."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self.store = catalogue.jobs()
+
+    def submit(self, collection: str, kind: str = "adapt", params: Mapping[str, Any] | None = None, *, delay: float = 0.0) -> Job:
+        """Ask for work on a collection; returns the job, which may be one that was queued already and wants the same.
+
+        Args:
+            kind: "adapt".
+            params: of `Collection.adapt`: method, dry_run, strength, seed, start, activate.
+            delay: seconds to wait before it starts; a job that is waiting already waits on from now. Without a delay it is due at once.
+
+        Raises:
+            CollectionNotFound, InvalidConfig.
+        """
+        wish = _params(kind, {} if params is None else params)
+        if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay <= MAX_DELAY:
+            raise InvalidConfig(f"a delay is a number of seconds from 0 to {MAX_DELAY:,.0f}, not {delay!r}")
+        return self.store.submit(self._catalogue.collection(collection).id, kind, wish, delay, _meant)
+
+    def feedback_given(self, collection: str) -> Job | None:
+        """Tell that judgements came in: submits an adaptation if the collection's policy wants one now, and returns it.
+
+        It starts once no more feedback came for `Policy.debounce` seconds, at the latest after ten times that.
+
+        Raises:
+            CollectionNotFound.
+        """
+        id = self._catalogue.collection(collection).id
+        told = self.store.unheard(id)
+        if told is None:
+            return None
+        policy, unheard = told
+        if policy.auto_adapt is None or unheard < policy.auto_adapt:
+            return None
+        return self.store.submit(id, "adapt", {}, policy.debounce, _meant, LONGEST_DEBOUNCE * policy.debounce)
+
+    def get(self, id: str) -> Job:
+        """One job. Raises JobNotFound."""
+        return self.store.get(_id(id))
+
+    def list(
+        self,
+        collection: str | None = None,
+        *,
+        states: Iterable[JobState] | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first: of one collection, in some states, and older than the job `before`.
+
+        Raises:
+            CollectionNotFound, JobNotFound (no `before`), InvalidConfig.
+        """
+        wanted = None if states is None else intake.listed(states if isinstance(states, str) else [*states])
+        for state in wanted or ():
+            if state not in get_args(JobState):
+                raise InvalidConfig(f"unknown state {state!r} of jobs; known: {', '.join(get_args(JobState))}")
+        owner = None if collection is None else self._catalogue.collection(collection).id
+        return self.store.list(owner, wanted, intake.top(limit, "limit"), None if before is None else _id(before))
+
+    def cancel(self, id: str) -> Job:
+        """Cancel a job: at once if it is queued; if it runs, its worker stops soon and leaves nothing; if it is finished, it stays so.
+
+        Raises:
+            JobNotFound.
+        """
+        return self.store.cancel(_id(id))
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are, by (kind, state)."""
+        return self.store.counts()
+
+    def wait(self, id: str, timeout: float = math.inf) -> Job:
+        """The job once it is finished, or as it is after `timeout` seconds. Raises JobNotFound, also if the collection is dropped."""
+        end, pause = time.monotonic() + timeout, 0.05
+        while True:
+            job = self.get(id)
+            left = end - time.monotonic()
+            if job.state in FINISHED or left <= 0:
+                return job
+            time.sleep(min(pause, left))
+            pause = min(0.25, pause * 1.2)
+
+
+def error_code(error: VecmetaError) -> str:
+    """CollectionNotFound -> collection_not_found."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
+
+
+def _meant(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Params with what was left to silence: two requests are the same if these are."""
+    return {**_ADAPT, **params}
+
+
+def _params(kind: object, params: object) -> dict[str, Any]:
+    """What a job is asked for, as JSON can hold it. Raises InvalidConfig."""
+    if kind != "adapt":
+        raise InvalidConfig(f"unknown kind {kind!r} of job; known: adapt")
+    if not isinstance(params, Mapping):
+        raise InvalidConfig(f"the params of a job are an object such as {{'method': 'maml'}}, not {params!r}")
+    wish = dict(params)
+    unknown = [name for name in wish if name not in _ADAPT]
+    if unknown:
+        raise InvalidConfig(f"an adaptation has no setting {unknown[0]!r}; known: {', '.join(_ADAPT)}")
+    if "method" in wish:
+        checked(wish["method"])
+    for name in ("dry_run", "activate"):
+        if not isinstance(wish.get(name, True), bool):
+            raise InvalidConfig(f"{name} is true or false, not {wish[name]!r}")
+    strength, seed, start = wish.get("strength"), wish.get("seed", 0), wish.get("start")
+    if strength is not None and (isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1):
+        raise InvalidConfig(f"a strength is a number above 0 and up to 1, not {strength!r}")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InvalidConfig(f"a seed is a whole number from 0 to 2**63 - 1, not {seed!r}")
+    if start is not None:
+        if not isinstance(start, (str, Path)):
+            raise InvalidConfig(f"a start is the path of a file, not {start!r}")
+        wish["start"] = str(Path(start).absolute())  # the worker may stand in another folder
+    return wish
+
+
+def _id(id: object) -> str:
+    if not isinstance(id, str):
+        raise InvalidConfig(f"the id of a job is a text of 32 hexadecimal digits, not {id!r}")
+    return id
