@@ -49,12 +49,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="vecmeta", version=vm.__version__, description=ABOUT, lifespan=lifespan, max_body_size=settings.max_body, redoc_url=None,
+        title="vecmeta", version=vm.__version__, description=ABOUT, lifespan=lifespan, redoc_url=None,
         redirect_slashes=False,
     )  # fmt: skip
     app.state.runtime, app.state.registry = runtime, registry
     app.state.gatekeeper = Gatekeeper(runtime)
-    for router in (collections.router, items.router, search.router, teach.collections, versions.router, teach.jobs):
+    for router in (search.hot, collections.router, items.router, search.router, teach.collections, versions.router, teach.jobs):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     app.include_router(operations.guarded)
@@ -69,5 +69,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             expose_headers=["*"],
         )
     telemetry.install(app, settings)
-    app.add_middleware(Observe, body_timeout=settings.body_timeout, registry=registry)
+    app.add_middleware(Observe, settings=settings, registry=registry)
     return app

@@ -43,7 +43,7 @@ def to_query(collection: Collection, query: QueryModel) -> str | bytes | Id | np
             raise vm.InvalidVector(
                 f"the query has {len(query.vector)} numbers; the collection {collection.name!r} has dimension {collection.dim}"
             )
-        return np.array(query.vector, np.float32)
+        return np.array(query.vector)
     if query.id is not None:
         return Id(query.id)
     given = "text" if query.text is not None else "image"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import structlog
@@ -39,7 +38,7 @@ OUTCOMES = {
     403: "The key's scopes or collections do not reach this far",
     404: "No such collection, item, version or job",
     408: "The body did not arrive in time",
-    409: "The name is taken, or somebody else changed the same thing first",
+    409: "The name is taken, somebody else changed the same thing first, or the collection was filled by another encoder",
     413: "The body is larger than this service takes",
     415: "The body is of another kind than this route takes",
     422: "The request cannot be understood, or what it holds cannot be used; the detail says what and why",
@@ -64,12 +63,10 @@ class Refused(HTTPException):
         self.error = error
 
 
-def outcomes(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Documented errors of a route: these, and those that every route has."""
-    return {
-        status: {"model": ErrorAnswer, "description": OUTCOMES[status]}
-        for status in sorted({401, 403, 408, 413, 422, 429, 503, *statuses})
-    }
+def outcomes(*statuses: int, taken: bool = True) -> dict[int | str, dict[str, Any]]:
+    """Documented errors of a route: these, and those that every route has; 422 if anything is taken that could be wrong."""
+    every = {401, 403, 408, 413, 429, 503, *((422,) if taken else ())}
+    return {status: {"model": ErrorAnswer, "description": OUTCOMES[status]} for status in sorted({*every, *statuses})}
 
 
 def answer(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -85,12 +82,8 @@ def named(error: Exception) -> tuple[int, str, str]:
         return status, "overloaded", "too many requests wait already; try again in a moment"
     if isinstance(error, TimeoutError):
         return status, "timeout", "this took longer than the service's time limit; try again, or ask for less"
-    return status, snake_case(type(error).__name__), _presentable(str(error))
-
-
-def snake_case(name: str) -> str:
-    """CollectionNotFound -> collection_not_found."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    code = error.code if isinstance(error, vm.VecmetaError) else "internal"
+    return status, code, _presentable(str(error))
 
 
 def install(app: FastAPI) -> None:
@@ -104,6 +97,8 @@ def install(app: FastAPI) -> None:
 
     async def refused(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == 400:  # what FastAPI and Starlette say of a form that cannot be read
+            return answer(422, "invalid_request", _presentable(str(error.detail)))
         name = error.error if isinstance(error, Refused) else _NAMES.get(error.status_code, "http_error")
         return answer(error.status_code, name, str(error.detail), dict(error.headers or {}))
 
@@ -111,6 +106,10 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return answer(422, "invalid_request", described(error.errors()))
 
+    async def too_deep(_request: Request, _error: Exception) -> JSONResponse:
+        return answer(422, "invalid_request", "this is nested too deeply")
+
+    app.add_exception_handler(RecursionError, too_deep)
     for kind in (vm.VecmetaError, Overloaded, TimeoutError):
         app.add_exception_handler(kind, domain)
     app.add_exception_handler(HTTPException, refused)

@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-import secrets
 import time
+import traceback
 from collections.abc import Iterable
 
 import structlog
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import answer
+from service.errors import Refused, answer
 from service.runtime import Runtime
+from service.settings import Settings
+from vecmeta import VecmetaError
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+SLOWEST = 256  # bytes of a body that have to come in a second: one that drips would hold its connection for ever
+WENT_AWAY = 499  # the status of a request whose client did not wait for an answer
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 log = structlog.get_logger("vecmeta.access")
-
-
-class SlowBody(Exception):
-    """A body that does not arrive."""
 
 
 class Observe:
     """An ASGI middleware, written by hand because the usual base class costs more than a search."""
 
-    def __init__(self, app: ASGIApp, *, body_timeout: float, registry: CollectorRegistry) -> None:
-        self._app, self._body_timeout = app, body_timeout
+    def __init__(self, app: ASGIApp, *, settings: Settings, registry: CollectorRegistry) -> None:
+        self._app, self._body_timeout = app, settings.body_timeout
         self._seconds = Histogram(
             "vecmeta_request_seconds",
             "Time to the end of an answer",
@@ -48,18 +50,22 @@ class Observe:
         begin = time.perf_counter()
         request_id = _request_id(scope)
         scope["request_id"] = request_id
-        status, complete = 500, False
+        status, complete, patience = 500, False, self._body_timeout
 
         async def heard() -> Message:
-            nonlocal complete
+            nonlocal complete, patience
             if complete:
                 return await receive()
+            waited = time.perf_counter()
             try:
-                async with asyncio.timeout(self._body_timeout):
+                async with asyncio.timeout(patience):
                     message = await receive()
             except TimeoutError:
-                raise SlowBody from None
+                detail = f"the body did not come: within {self._body_timeout:g} s, and then {SLOWEST} bytes a second at least"
+                raise Refused(408, "timeout", detail, {"Connection": "close"}) from None
             complete = not message.get("more_body", False)
+            earned = len(message.get("body", b"")) / SLOWEST
+            patience = min(patience - (time.perf_counter() - waited) + earned, self._body_timeout)
             return message
 
         started = False
@@ -76,12 +82,16 @@ class Observe:
             await send(message)
 
         try:
-            try:
-                await self._app(scope, heard, told)
-            except SlowBody:
-                if not started:
-                    detail = f"no byte of the body came for {self._body_timeout:g} s"
-                    await answer(408, "timeout", detail, {"Connection": "close"})(scope, receive, told)
+            await self._app(scope, heard, told)
+        except ClientDisconnect:
+            status = WENT_AWAY
+        except Exception as error:
+            # A mistake of ours. Its message may hold what users store, so the log gets its kind and places alone.
+            log.error("internal", id=request_id.decode(), error=type(error).__name__, where=_places(error))
+            if started:
+                raise ConnectionAbortedError("the answer is cut short") from None
+            detail = "a mistake inside the service; its log says more under the request id"
+            await answer(500, "internal", detail)(scope, receive, told)
         finally:
             seconds = time.perf_counter() - begin
             route = getattr(scope.get("route"), "path", "unknown")  # the template: a path holds ids, and ids may be content
@@ -93,12 +103,16 @@ class Observe:
             )  # fmt: skip
 
 
+def _places(error: Exception) -> list[str]:
+    return [f"{place.filename}:{place.lineno} {place.name}" for place in traceback.extract_tb(error.__traceback__)[-12:]]
+
+
 def _request_id(scope: Scope) -> bytes:
     """The caller's own, if it is harmless; else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.fullmatch(value):
             return bytes(value)
-    return secrets.token_hex(8).encode()
+    return random.randbytes(8).hex().encode()
 
 
 class DatabaseCollector(Collector):
@@ -124,8 +138,11 @@ class DatabaseCollector(Collector):
         size = GaugeMetricFamily("vecmeta_index_bytes", "Vectors of a collection's live index", labels=["collection"])
         live = GaugeMetricFamily("vecmeta_live_version", "The live version", labels=["collection"])
         for name in db.collections():
-            collection = db.collection(name)
-            count = collection.count()
+            try:
+                collection = db.collection(name)
+                count = collection.count()
+            except VecmetaError:  # dropped in this very moment, or filled by another encoder: the rest is told all the same
+                continue
             items.add_metric([name], count)
             size.add_metric([name], count * collection.dim * 4)
             live.add_metric([name], collection.live)

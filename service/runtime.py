@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import os
-import secrets
+import random
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +19,11 @@ import orjson
 import structlog
 
 import vecmeta as vm
+from service import logs
 from service.batching import Batcher
 from service.settings import Settings
 from service.workers import Workers
-from vecmeta import Collection, Hits, Item
+from vecmeta import Collection, Hits, Item, Job
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +31,13 @@ log = structlog.get_logger("vecmeta.service")
 
 Content = str | bytes
 SearchKey = tuple[Collection, int | None, int, bytes]  # collection, version, k, where as JSON
+KNOWN_FOR = 1.0  # seconds after which a collection that another process dropped or made anew is looked up again
+FLUSHED_EVERY = 0.5  # seconds that a line of the log may be held back
 TOLD_EVERY = 2.0  # seconds between writes of how many searches each version answered
+SETTLED = 1000
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)  # a PNG, 1 x 1
 QUIET = 5  # how much the threads that search give way to the one that talks to clients (nice)
 
 
@@ -39,6 +48,9 @@ class Runtime:
         self.settings = settings
         self.db = vm.open(settings.data, index=settings.index, device=settings.device)
         self.warming: set[str] = set()
+        self._ready: set[str] = set()  # collections that have been opened once
+        self._known: dict[str, tuple[float, Collection]] = {}  # looked up lately, and until when that is taken for true
+        self._settled: dict[str, None] = {}  # jobs whose version is known to be in memory
         self.stopping = False  # streams that would go on for ever end now
         self.searched: Counter[tuple[str, int]] = Counter()  # answers since they were written last, by collection and version
         self._others = ThreadPoolExecutor(16, "vecmeta")
@@ -72,6 +84,7 @@ class Runtime:
             for pool in (self._searchers, self._encoders, self._others):
                 pool.shutdown(wait=True, cancel_futures=True)
             self.db.close()
+            logs.flush()
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Something that may block, in a thread. Raises TimeoutError after the time limit (the thread ends by itself)."""
@@ -80,8 +93,33 @@ class Runtime:
             return await loop.run_in_executor(self._others, lambda: work(*args, **kwargs))
 
     async def collection(self, name: str) -> Collection:
-        """A collection by name. Raises CollectionNotFound."""
-        return await self.run(self.db.collection, name)
+        """A collection by name; one that was dropped a moment ago says so itself when it is used. Raises CollectionNotFound."""
+        known = self.known(name)
+        if known is not None:
+            return known
+        now = time.monotonic()
+        collection = await self.run(self.db.collection, name)
+        self._known[name] = now + KNOWN_FOR, collection
+        return collection
+
+    def known(self, name: str) -> Collection | None:
+        """A collection that was looked up lately."""
+        known = self._known.get(name)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        self._known.pop(name, None)
+        return None
+
+    def opened(self, collection: Collection) -> None:
+        """A new collection, whose index is empty, is ready at once."""
+        collection.warm()
+        self._ready.add(collection.name)
+
+    async def drop(self, name: str) -> None:
+        """Delete a collection. Raises CollectionNotFound."""
+        self._known.pop(name, None)
+        await self.run(self.db.drop, name)
+        self._known.pop(name, None)
 
     async def base_vectors(self, collection: Collection, contents: Sequence[Content]) -> list[Any]:
         """(dim,) base vectors of texts or pictures, encoded together with what other requests bring."""
@@ -98,7 +136,18 @@ class Runtime:
         if feedback:
             return await self.run(lambda: collection.search(query, k, where=where, version=version, feedback=feedback))
         async with asyncio.timeout(self.settings.timeout):
-            return await self.searches.ask((collection, version, k, b"" if where is None else orjson.dumps(where)), query)
+            return await self.searches.ask((collection, version, k, _filter_key(where)), query)
+
+    async def job(self, id: str) -> Job:
+        """A job; one that went live is told so only when searches here are answered by its version. Raises JobNotFound."""
+        job = await self.run(self.db.jobs.get, id)
+        if job.state == "live" and id not in self._settled:
+            collection = await self.collection(job.collection)
+            await self.run(collection.warm)
+            self._settled[id] = None
+            if len(self._settled) > SETTLED:
+                self._settled.pop(next(iter(self._settled)))
+        return job
 
     def choose(self, collection: Collection, session: str | None) -> int | None:
         """Which version answers a search that names none: a split's candidate, or None, the live one."""
@@ -107,7 +156,7 @@ class Runtime:
     def answered(self, collection: Collection, version: int) -> str:
         """Count an answer and give it an id, which names its version."""
         self.searched[collection.name, version] += 1
-        return f"{version}-{secrets.token_hex(8)}"
+        return f"{version}-{random.randbytes(8).hex()}"
 
     def tell_searched(self) -> None:
         """Write the counts of answers."""
@@ -120,31 +169,54 @@ class Runtime:
                 self.db.collection(name).traffic.searched(searched)
 
     def waiting_for(self) -> list[str]:
-        """Collections whose live index is being read or built: those to be opened at the start, and those that are open and lost theirs."""
-        opened = [name for name in self.db.collections() if name not in self.warming]
-        return sorted([*self.warming, *(name for name in opened if not self.db.collection(name).ready)])
+        """Collections whose index is being read or built; what another process made since the start begins to be opened here.
+
+        A collection that was ready once stays so: while a new version is opened, the one before it answers.
+        """
+        for name in self.db.collections():
+            if name not in self._ready and name not in self.warming:
+                self.warming.add(name)
+                self._others.submit(self._warm_one, name)
+        return sorted(self.warming)
 
     async def _warm(self) -> None:
         """Read or build the index of every collection, so that the first search does not wait for it."""
         self.warming.update(await self.run(self.db.collections))
         for name in sorted(self.warming):
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._others, self._warm_one, name)
-            except vm.VecmetaError as error:
-                log.warning("not_warmed", collection=name, error=type(error).__name__)
-            self.warming.discard(name)
+            await asyncio.get_running_loop().run_in_executor(self._others, self._warm_one, name)
 
     def _warm_one(self, name: str) -> None:
-        self.db.collection(name).warm()
+        """The index of a collection, and the weights of its encoder."""
+        try:
+            collection = self.db.collection(name)
+            collection.warm()
+            samples: dict[str, str | bytes] = {"text": "warm", "image": PIXEL}
+            sample = samples.get(collection.modality or "")
+            if sample is not None:
+                collection.embed([sample], version=0)
+        except vm.VecmetaError as error:  # it cannot be used, and no waiting changes that
+            log.warning("not_warmed", collection=name, error=type(error).__name__)
+        finally:
+            self._ready.add(name)
+            self.warming.discard(name)
 
     async def _tell(self) -> None:
         while True:
-            await asyncio.sleep(TOLD_EVERY)
+            for _ in range(round(TOLD_EVERY / FLUSHED_EVERY)):
+                await asyncio.sleep(FLUSHED_EVERY)
+                logs.flush()
             if self.searched:
                 try:
                     await self.run(self.tell_searched)
                 except (vm.VecmetaError, TimeoutError) as error:
                     log.warning("not_counted", error=type(error).__name__)
+
+
+def _filter_key(where: dict[str, Any] | None) -> bytes:
+    try:
+        return b"" if where is None else orjson.dumps(where)
+    except orjson.JSONEncodeError:  # deeper than it can go, which is some 250 levels
+        raise vm.InvalidFilter("the filter is nested too deeply") from None
 
 
 def _search(key: SearchKey, queries: list[Any]) -> list[Hits]:

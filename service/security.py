@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Annotated, Literal
 
 from fastapi import Depends, Request
@@ -80,6 +81,7 @@ def _only_from_here(request: Request, address: str) -> None:
         raise Refused(403, "forbidden", "this service runs without API keys and answers only requests from its own machine")
 
 
+@lru_cache(1024)
 def is_loopback(address: str) -> bool:
     """Whether an address is this machine's own; an empty one, of a Unix socket, is."""
     try:

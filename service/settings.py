@@ -27,7 +27,7 @@ class Settings(BaseSettings):
     max_body: Annotated[int, Field(ge=1024)] = 64 * MIB  # bytes of a request, except streams of items
     max_line: Annotated[int, Field(ge=1024)] = 16 * MIB  # bytes of one line of a stream of items
     max_batch: Annotated[int, Field(ge=1, le=100_000)] = 1000  # items or judgements of one request
-    body_timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds without a byte of a body that is not complete
+    body_timeout: Annotated[float, Field(gt=0)] = 20.0  # seconds for a body to come, besides one second for each 256 bytes of it
     timeout: Annotated[float, Field(gt=0)] = 60.0  # seconds for an answer, except jobs and streams
 
     workers: Annotated[int, Field(ge=0, le=64)] = 1  # processes that run jobs; 0: `vecmeta worker` does, elsewhere

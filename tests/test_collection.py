@@ -254,6 +254,7 @@ with vm.open(sys.argv[1], device="cpu") as db:
     c.feedback([vm.Judgement("new", concept="x")])
     print(c.search(np.eye(c.dim)[0], 1)[0].id, c.live, flush=True)
     sys.stdin.readline()
+    c.warm()  # without it the first search may still be answered by the version before
     print(c.live, c.search(np.eye(c.dim)[0], 1).version, flush=True)
 """
 

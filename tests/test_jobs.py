@@ -364,10 +364,10 @@ def test_a_stopped_worker_puts_its_job_back(db: vm.Database, c: vm.Collection) -
         reaches(db, job.id, "encoding")
         stop.set()
     back = db.jobs.get(job.id)
-    assert (back.state, back.attempts, back.done, back.total, back.report) == ("queued", 1, 0, 0, None)
+    assert (back.state, back.attempts, back.done, back.total, back.report) == ("queued", 0, 0, 0, None)
     assert c.live == 0
     (ended,) = run_due(db)
-    assert (ended.id, ended.state, ended.attempts) == (job.id, "live", 2)
+    assert (ended.id, ended.state, ended.attempts) == (job.id, "live", 1)
 
 
 def test_a_stopped_worker_with_time_left_ends_its_job(db: vm.Database, c: vm.Collection) -> None:

@@ -94,7 +94,7 @@ class Collection:
 
     @property
     def ready(self) -> bool:
-        """Whether the live version's index is in memory and complete, so that a search need not wait for it."""
+        """Whether a search is answered at once: an index that answers is in memory, and not just being built."""
         return self._servings.ready
 
     @property

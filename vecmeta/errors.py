@@ -32,9 +32,17 @@ Domain errors know nothing of HTTP or SQL: those layers translate to and from th
 
 from __future__ import annotations
 
+import re
+
 
 class VecmetaError(Exception):
-    """Root of all errors that vecmeta raises on purpose."""
+    """Root of all errors that vecmeta raises on purpose. ``code`` names it for machines: "collection_not_found"."""
+
+    code = "vecmeta_error"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class NotFound(VecmetaError, LookupError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, get_args
 from vecmeta import intake
 from vecmeta.catalogue.catalogue import Catalogue
 from vecmeta.catalogue.jobs import FINISHED, LONGEST_DEBOUNCE
-from vecmeta.errors import InvalidConfig, VecmetaError
+from vecmeta.errors import InvalidConfig
 from vecmeta.meta.methods import NAMES, checked
 from vecmeta.types import Job, JobState
 
@@ -108,11 +107,6 @@ class Jobs:
                 return job
             time.sleep(min(pause, left))
             pause = min(0.25, pause * 1.2)
-
-
-def error_code(error: VecmetaError) -> str:
-    """CollectionNotFound -> collection_not_found."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
 
 
 def _meant(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Searcher:
         allowed = None if node is None else self._items.keys(node)
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
-        rows = self._items.by_key(np.unique(keys).tolist())
+        rows = self._items.by_key(np.unique(keys).tolist(), serving.revision)
         found = []
         for query_scores, query_keys, left_out in zip(scores.tolist(), keys.tolist(), without, strict=True):
             hits = Hits(version=serving.version)

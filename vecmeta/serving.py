@@ -112,10 +112,10 @@ class Servings:
 
     @property
     def ready(self) -> bool:
-        """Whether the live version is in memory, and not just being built. Costs the reading of one row."""
+        """Whether a search that names no version is answered at once. Costs the reading of one row."""
         live = self._versions.state().live
         with self._lock:
-            serving = self._held.get(live)
+            serving = self._held.get(live) or self._answering
         return serving is not None and not serving.building
 
     @property

@@ -205,7 +205,7 @@ class Job:
                   measured, and not live: also a dry run, and too few judgements), failed, cancelled.
     ``done``, ``total``  progress within the state; total 0: not known.
     ``eta``       seconds to its end, told from the last job of its kind on this collection; None without one.
-    ``attempts``  how often a worker has taken it: more than 1 after an interruption.
+    ``attempts``  how often a worker has taken it: more than 1 after a worker died with it; one that stopped in order does not count.
     ``joined``    later requests that wanted the same while it was queued and are served by it.
     ``report``    of a finished adaptation.
     ``error``     of a failed job, as ("storage_full", "what happened").

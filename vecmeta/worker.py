@@ -18,7 +18,6 @@ from vecmeta.catalogue.jobs import Claim, JobStore
 from vecmeta.catalogue.moments import now
 from vecmeta.database import Database
 from vecmeta.errors import Cancelled, InvalidConfig, JobNotFound, StorageBusy, StorageError, StorageFull, VecmetaError
-from vecmeta.jobs import error_code
 from vecmeta.types import Job, JobState, Report
 
 IDLE = 0.15  # seconds between looks for work
@@ -101,7 +100,7 @@ class Worker:
         except Cancelled:
             state = "queued" if pulse.why == "stop" else "cancelled"
         except VecmetaError as problem:
-            error = error_code(problem), str(problem)
+            error = problem.code, str(problem)
         except Exception as problem:
             error = "internal", type(problem).__name__
             if pulse.why != "lost" and self._store.asked(claim) is not None:  # a collection dropped under it breaks many things

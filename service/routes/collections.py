@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 import vecmeta as vm
-from service.deps import Admin, FastRoute, Named, Reader, Service
+from service.deps import Admin, CollectionName, FastRoute, Named, Reader, Service
 from service.errors import Refused, outcomes
 from service.schemas import CollectionAnswer, CollectionsAnswer, NewCollection, PolicyModel
 from service.security import check
@@ -28,10 +28,11 @@ async def create_collection(body: NewCollection, service: Service, key: Reader) 
         collection = await service.run(service.db.create, body.name, body.encoder, dim=body.dim)
     except vm.EncoderUnavailable as error:
         raise Refused(422, "encoder_unavailable", str(error)) from error
+    await service.run(service.opened, collection)
     return await service.run(_described, collection)
 
 
-@router.get("", responses=outcomes())
+@router.get("", responses=outcomes(taken=False))
 async def list_collections(service: Service, key: Reader) -> CollectionsAnswer:
     """The names of all collections that the key may see."""
     names = await service.run(service.db.collections)
@@ -39,26 +40,26 @@ async def list_collections(service: Service, key: Reader) -> CollectionsAnswer:
     return CollectionsAnswer(collections=[name for name in names if bound is None or name in bound])
 
 
-@router.get("/{name}", responses=outcomes(404))
+@router.get("/{name}", responses=outcomes(404, 409))
 async def get_collection(_: Reader, collection: Named, service: Service) -> CollectionAnswer:
     """One collection."""
     return await service.run(_described, collection)
 
 
 @router.delete("/{name}", status_code=204, responses=outcomes(404))
-async def drop_collection(_: Admin, collection: Named, service: Service) -> None:
-    """Delete a collection with its items, judgements, versions and jobs."""
-    await service.run(service.db.drop, collection.name)
+async def drop_collection(_: Admin, name: CollectionName, service: Service) -> None:
+    """Delete a collection with its items, judgements, versions and jobs; also one whose encoder is not there any more."""
+    await service.drop(name)
 
 
-@router.get("/{name}/policy", responses=outcomes(404))
+@router.get("/{name}/policy", responses=outcomes(404, 409))
 async def get_policy(_: Reader, collection: Named, service: Service) -> PolicyModel:
     """When the collection adapts by itself."""
     policy = await service.run(lambda: collection.policy)
     return PolicyModel(auto_adapt=policy.auto_adapt, debounce=float(policy.debounce))
 
 
-@router.put("/{name}/policy", responses=outcomes(404))
+@router.put("/{name}/policy", responses=outcomes(404, 409))
 async def set_policy(body: PolicyModel, _: Admin, collection: Named, service: Service) -> PolicyModel:
     """Let it adapt by itself after so many new judgements, once none came for `debounce` seconds; `auto_adapt` null: never."""
     await service.run(collection.set_policy, vm.Policy(body.auto_adapt, body.debounce))

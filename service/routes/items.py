@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import IO, Annotated, Any
@@ -11,6 +12,7 @@ import orjson
 from fastapi import APIRouter, File, Form, Path, Query, Request, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from pydantic import ValidationError
+from starlette.convertors import Convertor, register_url_convertor
 
 import vecmeta as vm
 from service.convert import OwnVector, item_json, to_item
@@ -31,6 +33,22 @@ from service.schemas import (
 )
 from vecmeta import Collection, Item
 
+
+class _AnyConvertor(Convertor[str]):
+    """An id in a path: whatever it holds, also '/' and line ends."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """To what the route gets."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """To what stands in an address."""
+        return value
+
+
+register_url_convertor("any", _AnyConvertor())
 router = APIRouter(prefix="/collections/{name}", tags=["items"], route_class=FastRoute)
 Id = Annotated[
     str, Path(min_length=1, max_length=512, description="the item's id; '/' in it may be written as it is", examples=["a"])
@@ -46,7 +64,7 @@ async def put_items(body: ItemsBody, _: Writer, collection: Named, service: Serv
     return Written(count=await _write(service, collection, [to_item(collection, item.id, item) for item in body.items]))
 
 
-@router.get("/items", responses=outcomes(404), response_model=ItemsAnswer)
+@router.get("/items", responses=outcomes(404, 409), response_model=ItemsAnswer)
 async def list_items(
     _: Reader,
     collection: Named,
@@ -60,20 +78,20 @@ async def list_items(
     return json_response({"items": [item_json(item) for item in found], "next": found[-1].id if len(found) == limit else None})
 
 
-@router.post("/items/get", responses=outcomes(404), response_model=ItemsAnswer)
+@router.post("/items/get", responses=outcomes(404, 409), response_model=ItemsAnswer)
 async def get_items(body: IdsBody, _: Reader, collection: Named, service: Service) -> Response:
     """Several items by id, in the order asked."""
     found = await service.run(collection.get, body.ids)
     return json_response({"items": [item_json(item) for item in found], "next": None})
 
 
-@router.post("/items/delete", responses=outcomes(404))
+@router.post("/items/delete", responses=outcomes(404, 409))
 async def delete_items(body: IdsBody, _: Writer, collection: Named, service: Service) -> Written:
     """Delete the items that are there."""
     return Written(count=await service.run(collection.delete, body.ids))
 
 
-@router.post("/items/count", responses=outcomes(404))
+@router.post("/items/count", responses=outcomes(404, 409))
 async def count_items(body: CountBody, _: Reader, collection: Named, service: Service) -> Counted:
     """How many items match."""
     return Counted(count=await service.run(collection.count, body.where))
@@ -113,8 +131,9 @@ LINES = {
 
 
 @router.post(
-    "/items/stream", responses={**outcomes(404, 409, 415), **STREAMED}, openapi_extra=LINES, response_class=StreamingResponse
-)
+    "/items/stream", responses={**outcomes(404, 409, 415), **STREAMED}, openapi_extra=LINES, response_class=StreamingResponse,
+    max_body_size=sys.maxsize,
+)  # fmt: skip
 async def stream_items(request: Request, _: Writer, collection: Named, service: Service) -> StreamingResponse:
     """Write items from lines of JSON, as many as you like. Good lines are written even if others are refused; the answer says which."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -132,13 +151,13 @@ async def stream_items(request: Request, _: Writer, collection: Named, service: 
     return StreamingResponse(_chunks(results), media_type="application/x-ndjson")
 
 
-@router.put("/items/{id:path}", responses=outcomes(404, 409))
+@router.put("/items/{id:any}", responses=outcomes(404, 409))
 async def put_item(body: ItemBody, id: Id, _: Writer, collection: Named, service: Service) -> Written:
     """Write one item; it is replaced if the id is there."""
     return Written(count=await _write(service, collection, [to_item(collection, id, body)]))
 
 
-@router.get("/items/{id:path}", responses=outcomes(404), response_model=ItemAnswer)
+@router.get("/items/{id:any}", responses=outcomes(404, 409), response_model=ItemAnswer)
 async def get_item(id: Id, _: Reader, collection: Named, service: Service) -> Response:
     """One item."""
     [item] = await service.run(collection.get, [id])
@@ -146,7 +165,9 @@ async def get_item(id: Id, _: Reader, collection: Named, service: Service) -> Re
 
 
 @router.get(
-    "/content/{id:path}", responses={**outcomes(404), 200: {"content": {"application/octet-stream": {}}}}, response_class=Response
+    "/content/{id:any}",
+    responses={**outcomes(404, 409), 200: {"content": {"application/octet-stream": {}}}},
+    response_class=Response,
 )
 async def get_content(id: Id, _: Reader, collection: Named, service: Service) -> Response:
     """An item's text or picture as it was sent."""
@@ -160,7 +181,7 @@ async def get_content(id: Id, _: Reader, collection: Named, service: Service) ->
     return Response(content, media_type=kind)
 
 
-@router.delete("/items/{id:path}", status_code=204, responses=outcomes(404))
+@router.delete("/items/{id:any}", status_code=204, responses=outcomes(404, 409))
 async def delete_item(id: Id, _: Writer, collection: Named, service: Service) -> None:
     """Delete one item."""
     if not await service.run(collection.delete, [id]):

@@ -28,7 +28,7 @@ async def readyz(service: Service) -> Response:
     return json_response({"ready": not waiting, "waiting_for": waiting}, 503 if waiting else 200)
 
 
-@guarded.get("/metrics", responses={**outcomes(), 200: {"content": {"text/plain": {}}}}, response_class=Response)
+@guarded.get("/metrics", responses={**outcomes(taken=False), 200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(request: Request, service: Service, _: Reader) -> Response:
     """For Prometheus: latency by route, jobs, sizes. Names of collections are in it, so it needs a key with the scope read."""
     text = await service.run(generate_latest, request.app.state.registry)

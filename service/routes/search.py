@@ -10,7 +10,7 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 
 import vecmeta as vm
 from service.convert import hits_json, number_of, to_query, with_changes
-from service.deps import FastRoute, Named, Reader, Service, json_response
+from service.deps import FastRoute, HotRoute, Named, Reader, Service, json_response
 from service.errors import outcomes
 from service.routes.items import to_object
 from service.runtime import Runtime
@@ -28,22 +28,23 @@ from service.schemas import (
 )
 from vecmeta import Collection, Hits
 
+hot = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=HotRoute)
 router = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=FastRoute)
 
 
-@router.post("/search", responses=outcomes(404), response_model=SearchAnswer, response_model_exclude_none=True)
-async def search(body: SearchBody, _: Reader, collection: Named, service: Service) -> Response:
+@hot.post("/search", responses=outcomes(404, 409), response_model=SearchAnswer, response_model_exclude_none=True)
+async def search(body: SearchBody, collection: Named, service: Service, key: Reader) -> Response:  # noqa: ARG001
     """The nearest items to a text, a picture, a vector or an item, best first, all from one version."""
     return json_response((await _answers(service, collection, [body], body))[0])
 
 
-@router.post("/search/many", responses=outcomes(404), response_model=SearchManyAnswer, response_model_exclude_none=True)
+@router.post("/search/many", responses=outcomes(404, 409), response_model=SearchManyAnswer, response_model_exclude_none=True)
 async def search_many(body: SearchManyBody, _: Reader, collection: Named, service: Service) -> Response:
     """Several searches at once, all answered by one version."""
     return json_response({"results": await _answers(service, collection, body.queries, body)})
 
 
-@router.post("/search/upload", responses=outcomes(404), response_model=SearchAnswer, response_model_exclude_none=True)
+@router.post("/search/upload", responses=outcomes(404, 409), response_model=SearchAnswer, response_model_exclude_none=True)
 async def search_by_upload(
     _: Reader,
     collection: Named,
@@ -66,14 +67,14 @@ async def search_by_upload(
     return json_response((await _answers(service, collection, [QueryModel(image=await file.read())], options))[0])
 
 
-@router.post("/recommend", responses=outcomes(404), response_model=Ranking, response_model_exclude_none=True)
+@router.post("/recommend", responses=outcomes(404, 409), response_model=Ranking, response_model_exclude_none=True)
 async def recommend(body: RecommendBody, _: Reader, collection: Named, service: Service) -> Response:
     """Items near the liked ones and away from the disliked ones, neither of which is among the hits."""
     hits = await service.run(collection.recommend, body.like, body.unlike, body.k, body.where, number_of(body.version))
     return json_response({"version": hits.version, "hits": hits_json(hits, body.content)})
 
 
-@router.post("/embed", responses=outcomes(404), response_model=EmbedAnswer)
+@router.post("/embed", responses=outcomes(404, 409), response_model=EmbedAnswer)
 async def embed(body: EmbedBody, _: Reader, collection: Named, service: Service) -> Response:
     """Unit vectors of contents under a version; of stored items too, by id."""
     queries = [to_query(collection, query) for query in body.contents]

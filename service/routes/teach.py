@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -45,7 +45,7 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the job", examples=["0" * 32])]
 
 
-@collections.post("/feedback", responses=outcomes(404))
+@collections.post("/feedback", responses=outcomes(404, 409))
 async def give_feedback(body: FeedbackBody, key: Teacher, collection: Named, service: Service) -> UnderstoodAnswer:
     """Store judgements, all or none; says how many were new, repeated, or changed an earlier one."""
     most = service.settings.max_batch
@@ -67,7 +67,7 @@ async def give_feedback(body: FeedbackBody, key: Teacher, collection: Named, ser
     )
 
 
-@collections.get("/judgements", responses=outcomes(404))
+@collections.get("/judgements", responses=outcomes(404, 409))
 async def list_judgements(
     _: Reader,
     collection: Named,
@@ -84,7 +84,7 @@ async def list_judgements(
     return JudgementsAnswer(judgements=page, total=len(log))
 
 
-@collections.get("/contradictions", responses=outcomes(404))
+@collections.get("/contradictions", responses=outcomes(404, 409))
 async def list_contradictions(
     _: Reader, collection: Named, service: Service, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> ContradictionsAnswer:
@@ -92,7 +92,7 @@ async def list_contradictions(
     return ContradictionsAnswer(contradictions=await service.run(collection.contradictions, limit))
 
 
-@collections.post("/adapt", responses={**outcomes(404), **ACCEPTED})
+@collections.post("/adapt", responses={**outcomes(404, 409), **ACCEPTED})
 async def adapt(
     body: AdaptBody,
     _: Writer,
@@ -130,14 +130,23 @@ async def list_jobs(
     """Jobs, newest first."""
     if collection is not None:
         check(key, "read", collection)
-    found = await service.run(service.db.jobs.list, collection, limit=limit, before=before)
-    bound = None if key is None else key.collections
-    shown = [job_model(job) for job in found if bound is None or job.collection in bound]
-    return JobsAnswer(jobs=shown, next=found[-1].id if len(found) == limit else None)
+    found = await service.run(_jobs, service, collection, limit, before, None if key is None else key.collections)
+    return JobsAnswer(jobs=[job_model(job) for job in found], next=found[-1].id if len(found) == limit else None)
+
+
+def _jobs(service: Runtime, collection: str | None, limit: int, before: str | None, bound: Collection[str] | None) -> list[Job]:
+    """A full page of the jobs that a key may see, also where those of others lie between them."""
+    shown: list[Job] = []
+    while True:
+        found = service.db.jobs.list(collection, limit=limit, before=before)
+        shown += [job for job in found if bound is None or job.collection in bound]
+        if len(found) < limit or len(shown) >= limit:
+            return shown[:limit]
+        before = found[-1].id
 
 
 async def _reachable(id: JobId, service: Service, key: Reader) -> Job:
-    job = await service.run(service.db.jobs.get, id)
+    job = await service.job(id)
     check(key, "read", job.collection)
     return job
 
@@ -172,7 +181,7 @@ async def _watched(service: Runtime, id: str, seconds: float | None) -> AsyncIte
     before: Any = None
     while True:
         try:
-            job = await service.run(service.db.jobs.get, id)
+            job = await service.job(id)
         except JobNotFound:
             return
         now = (job.state, job.done, job.total, job.attempts)

@@ -29,13 +29,13 @@ router = APIRouter(prefix="/collections/{name}", tags=["versions"], route_class=
 Number = Annotated[int, Path(ge=0, lt=2**31, description="the version; 0 is the untouched encoder", examples=[1])]
 
 
-@router.get("/versions", responses=outcomes(404))
+@router.get("/versions", responses=outcomes(404, 409))
 async def list_versions(_: Reader, collection: Named, service: Service) -> VersionsAnswer:
     """All versions, oldest first."""
     return VersionsAnswer(versions=[VersionModel(**_fields(version)) for version in await service.run(collection.versions)])
 
 
-@router.get("/versions/{n}", responses=outcomes(404))
+@router.get("/versions/{n}", responses=outcomes(404, 409))
 async def get_version(n: Number, _: Reader, collection: Named, service: Service) -> VersionAnswer:
     """One version with its report: metrics, intervals, harm, and the top lists that moved most."""
     return await service.run(_one, collection, n)
@@ -54,25 +54,25 @@ async def roll_back(_: Admin, collection: Named, service: Service) -> LiveAnswer
     return LiveAnswer(live=await service.run(collection.rollback))
 
 
-@router.get("/traffic", responses=outcomes(404))
+@router.get("/traffic", responses=outcomes(404, 409))
 async def get_traffic(_: Reader, collection: Named, service: Service) -> TrafficAnswer:
     """The split, if one is on, and what came of each version's answers: searches, clicks, rates with intervals."""
     return await service.run(_traffic, collection, service.tell_searched)
 
 
-@router.put("/traffic", responses=outcomes(404))
+@router.put("/traffic", responses=outcomes(404, 409))
 async def share_traffic(body: ShareBody, _: Admin, collection: Named, service: Service) -> SplitModel:
     """Let a candidate answer a share of the searches that name no version; the same user (`session`) always sees the same."""
     return SplitModel(**asdict(await service.run(collection.traffic.share, body.version, body.percent)))
 
 
-@router.delete("/traffic", status_code=204, responses=outcomes(404))
+@router.delete("/traffic", status_code=204, responses=outcomes(404, 409))
 async def stop_traffic(_: Admin, collection: Named, service: Service) -> None:
     """End the split: the live version answers everything. The outcomes stay."""
     await service.run(collection.traffic.stop)
 
 
-@router.post("/clicks", responses=outcomes(404))
+@router.post("/clicks", responses=outcomes(404, 409))
 async def click(body: ClickBody, _: Teacher, collection: Named, service: Service) -> ClickAnswer:
     """Tell that an item of an answer was clicked (or bought, or played). The same item of the same answer counts once."""
     version = int(body.search.partition("-")[0])

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic_core import from_json  # as json.loads, whole numbers of any length included, in a third of the time
 from sqlalchemy import Connection, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.recent import RecentRows
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.catalogue.where_sql import compiled
 from vecmeta.errors import CollectionNotFound
@@ -61,6 +62,7 @@ class ItemStore:
 
     def __init__(self, engine: Engine, collection: int, name: str, dim: int) -> None:
         self._engine, self._id, self._name, self._dim = engine, collection, name, dim
+        self._recent = RecentRows(engine, collection)
 
     # -- writing -------------------------------------------------------------------------------------------------------------
 
@@ -121,15 +123,9 @@ class ItemStore:
             rows = self._by_id(connection, ids, items.c.id, items.c.vector)
             return {row[0]: np.frombuffer(row[1], dtype="<f4") for row in rows}
 
-    def by_key(self, keys: Iterable[int]) -> dict[int, Item]:
-        """The items of these keys, as far as they are still there."""
-        found: dict[int, Item] = {}
-        with self._engine.reading() as connection:
-            for chunk in _chunks(keys, _IN):
-                query = select(items.c.key, items.c.id, items.c.metadata, items.c.text, items.c.blob)
-                for key, *rest in connection.execute(query.where(items.c.key.in_(chunk))):
-                    found[key] = _item(*rest)
-        return found
+    def by_key(self, keys: Sequence[int], revision: int) -> dict[int, Item]:
+        """The items of these keys, as far as they are still there, as they are at a revision or later."""
+        return {key: _item(*row) for key, row in self._recent.rows(keys, revision).items()}
 
     def page(self, where: Node | None, after: str | None, limit: int) -> list[Item]:
         """Up to `limit` items by ascending id, after the id given."""
@@ -202,7 +198,7 @@ class ItemStore:
 
 
 def _item(id: str, metadata: str, text: str | None, blob: bytes | None) -> Item:
-    return Item(id, text if blob is None else blob, json.loads(metadata))
+    return Item(id, text if blob is None else blob, from_json(metadata))
 
 
 def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:

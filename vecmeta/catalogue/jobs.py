@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, cast
 
-from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, literal, not_, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from vecmeta.catalogue.engine import Engine
@@ -174,7 +174,7 @@ class JobStore:
     def put_back(self, claim: Claim) -> bool:
         """Back into the queue, where any worker finds it, or cancelled if it was to be; False as `finish`."""
         with self._engine.writing() as connection:
-            return _requeue(connection, _held(claim))
+            return _requeue(connection, _held(claim), attempts=claim.attempt - 1)  # an orderly stop is nothing against the job
 
     def recover(self, alive: datetime, suspects: Mapping[str, datetime]) -> dict[str, datetime]:
         """Queue again the running jobs that gave no sign of life since `alive`, or fail those that were tried ATTEMPTS times.
@@ -210,9 +210,11 @@ _FULL = select(*_COLUMNS).join_from(jobs, collections, _j.collection == _c.id)
 
 def _takeable(moment: datetime):  # type: ignore[no-untyped-def]  # SQLAlchemy's type has no short name
     other = jobs.alias("other")
-    busy = exists(select(literal(1)).where(other.c.collection == _j.collection, other.c.state.in_(RUNNING)))
+    busy = select(other.c.collection).where(
+        other.c.state.in_(RUNNING)
+    )  # not correlated: the history of a collection is not walked
     columns = (_j.seq, _j.id, _j.collection, _j.kind, _j.params, _j.attempts)
-    return select(*columns).where(_j.state == "queued", _j.due <= moment, not_(busy))
+    return select(*columns).where(_j.state == "queued", _j.due <= moment, _j.collection.not_in(busy))
 
 
 def _silent(alive: datetime) -> ColumnElement[bool]:
@@ -223,9 +225,10 @@ def _held(claim: Claim) -> ColumnElement[bool]:
     return and_(_j.id == claim.id, _j.worker == claim.worker, _j.attempts == claim.attempt, _j.state.in_(RUNNING))
 
 
-def _requeue(connection: Connection, which: ColumnElement[bool]) -> bool:
+def _requeue(connection: Connection, which: ColumnElement[bool], **values: Any) -> bool:
     cancelled = update(jobs).where(which, _j.cancel).values(state="cancelled", finished=now())
-    queued = update(jobs).where(which, not_(_j.cancel)).values(state="queued", worker=None, heartbeat=None, done=0, total=0)
+    fresh = {"state": "queued", "worker": None, "heartbeat": None, "started": None, "judgements": None, "done": 0, "total": 0}
+    queued = update(jobs).where(which, not_(_j.cancel)).values(**fresh, **values)
     return bool(connection.execute(cancelled).rowcount + connection.execute(queued).rowcount)
 
 

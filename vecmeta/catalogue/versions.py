@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from vecmeta.catalogue.engine import Engine
-from vecmeta.catalogue.tables import activations, collections, versions
+from vecmeta.catalogue.tables import activations, collections, splits, versions
 from vecmeta.errors import CollectionNotFound, Conflict, VersionNotFound
 
 
@@ -49,11 +50,12 @@ class VersionStore:
 
     def state(self) -> State:
         """One row, read together."""
-        with self._engine.reading() as connection:
-            return self._read_state(connection)
+        return self._checked(self._engine.glance(self._state))
 
     def _read_state(self, connection: Connection) -> State:
-        row = connection.execute(self._state).one_or_none()
+        return self._checked(connection.execute(self._state).one_or_none())
+
+    def _checked(self, row: Sequence[Any] | None) -> State:
         if row is None:
             raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
         return State(*row)
@@ -104,6 +106,8 @@ class VersionStore:
         with self._engine.writing() as connection:
             if self._read_state(connection).live != number:
                 connection.execute(delete(versions).where(*self._is(number)))
+                # Numbers are given again: a share left behind would send searches to another version.
+                connection.execute(delete(splits).where(splits.c.collection == self._id, splits.c.version == number))
 
     def activate(self, number: int, why: str, expected: State | None = None) -> State:
         """Make a version live; returns the new state.

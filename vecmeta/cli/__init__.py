@@ -64,7 +64,7 @@ for _panel, _group in {
         teach.activate,
         teach.rollback,
     ),
-    "Serve": (serve.worker,),
+    "Serve": (serve.serve, serve.worker),
     "Research": (meta_train.meta_train,),
 }.items():
     for _command in _group:

@@ -14,7 +14,6 @@ import functools
 import inspect
 import json
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -96,7 +95,7 @@ def verb(function: Callable[..., None]) -> Callable[..., None]:
         except VecmetaError as error:
             detail = str(error)
             if shared(context).json:
-                print_json({"error": snake_case(type(error).__name__), "detail": detail})
+                print_json({"error": error.code, "detail": detail})
             note(f"error: {detail}")
             raise typer.Exit(1) from None
 
@@ -212,8 +211,3 @@ def note(text: str) -> None:
     """A line for people, on standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
-
-
-def snake_case(name: str) -> str:
-    """CollectionNotFound -> collection_not_found."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

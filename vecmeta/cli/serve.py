@@ -1,22 +1,59 @@
-"""Verbs of a service: worker, and the API keys: keys create, list, revoke."""
+"""Verbs of a service: serve, worker, and the API keys: keys create, list, revoke."""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from vecmeta.cli import render
 from vecmeta.cli.app import note, opened, print_json, shared
+from vecmeta.errors import InvalidConfig
 from vecmeta.types import Scope
 
 if TYPE_CHECKING:
     from vecmeta import Job, Key
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="No API keys; only this machine is answered.")] = False,
+    workers: Annotated[int | None, typer.Option(min=0, metavar="N", help="Processes that run jobs. Default: 1.")] = None,
+    rate: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Requests a minute and key; 0: no limit. Default: 0.")
+    ] = None,
+    cors_origin: Annotated[list[str] | None, typer.Option(help="Web sites whose pages may ask. Default: none.")] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="Encoders that callers may name. Default: the built-in ones.")] = None,
+) -> None:
+    """Serve the database over HTTP until Ctrl-C or SIGTERM. /docs is the manual; more settings are environment variables VECMETA_…"""
+    wanted = {
+        "workers": workers,
+        "rate": rate,
+        "cors_origins": cors_origin and tuple(cors_origin),
+        "encoders": encoder and tuple(encoder),
+    }
+    options = {name: value for name, value in wanted.items() if value is not None}
+    if no_auth:
+        options["auth"] = False
+    else:
+        with opened(context) as db:
+            if not db.keys.list():
+                note("no API keys yet; make one: vecmeta keys create admin --scope admin")
+    # The service builds upon vecmeta, never the other way round: it makes itself known as an entry point.
+    for entry in entry_points(group="vecmeta.serve"):
+        about = shared(context)
+        entry.load()(host, port, data=about.data, index=about.index, device=about.device, **options)
+        return
+    raise InvalidConfig("the package `service` is not installed: pip install vecmeta")
 
 
 def worker(
@@ -26,12 +63,22 @@ def worker(
         float,
         typer.Option(min=0, metavar="SECONDS", help="How long a running job may go on after SIGTERM, before it is put back."),
     ] = 10.0,
+    with_parent: Annotated[
+        bool,
+        typer.Option(
+            "--with-parent", hidden=True, help="End when standard input ends: the process that started this one is gone."
+        ),
+    ] = False,
 ) -> None:
     """Run the jobs of a database until Ctrl-C (at once) or SIGTERM (in good order); with --json a line on each. Any number may run."""
     from vecmeta.worker import Worker
 
     machine = shared(context).json
     with opened(context) as db, _stopped_by_sigterm() as stop:
+        if with_parent:
+            threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
+        if not once:
+            threading.Thread(target=_import_early, daemon=True).start()
         runner = Worker(db)
         note(f"worker {runner.name} on {shared(context).data}" + ("" if once else "; Ctrl-C ends it"))
 
@@ -52,6 +99,16 @@ def _stopped_by_sigterm() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _set_at_end_of_input(stop: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stop.set()
+
+
+def _import_early() -> None:
+    """What the first adaptation would wait two to four seconds for."""
+    import vecmeta.adaptation  # noqa: F401
 
 
 def _job_line(job: Job) -> str:

@@ -1,0 +1,81 @@
+"""Rows of items that searches found lately, kept in memory and never older than what the search knows of.
+
+Every search ends by reading its hits. From SQLite that takes as long as the walk through the graph, and gives the interpreter lock away
+once a row, which other threads then hold for a while. Most of what is found is found again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from itertools import islice
+
+from sqlalchemy import bindparam, select
+
+from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.tables import collections, items, tombstones
+
+KEPT = 20_000  # rows
+LONGEST = 4_000  # characters of metadata and text of a row that is kept; at most 80 MB in all, a few as a rule
+AT_ONCE = 500  # keys in one IN (…)
+
+StoredRow = tuple[str, str, str | None, bytes | None]  # id, metadata as JSON, text, blob
+
+_BY_KEY = select(items.c.key, items.c.id, items.c.metadata, items.c.text, items.c.blob).where(
+    items.c.key.in_(bindparam("keys", expanding=True))
+)
+
+
+class RecentRows:
+    """The rows of one collection. Safe to use from several threads; writes of other processes are seen by the revision."""
+
+    def __init__(self, engine: Engine, collection: int) -> None:
+        self._engine, self._id = engine, collection
+        self._rows: dict[int, StoredRow] = {}  # oldest first
+        self._revision = 0  # no row here is older than its state at this revision
+        self._lock = threading.Lock()
+
+    def rows(self, keys: Sequence[int], revision: int) -> dict[int, StoredRow]:
+        """Rows by key, of those that are still there, each as it is at `revision` or later."""
+        with self._lock:
+            if self._revision < revision:
+                self._renew()
+            found = {key: self._rows[key] for key in keys if key in self._rows}
+        missing = [key for key in keys if key not in found]
+        if missing:
+            read, at = self._read(missing)
+            found |= read
+            with self._lock:
+                if self._revision <= at:  # else a write that came between may have changed what was read
+                    short = {
+                        key: row for key, row in read.items() if row[3] is None and len(row[1]) + len(row[2] or "") <= LONGEST
+                    }
+                    self._rows |= short
+                    if len(self._rows) > KEPT:
+                        for key in list(islice(self._rows, len(self._rows) - KEPT // 2)):
+                            del self._rows[key]
+        return found
+
+    def _renew(self) -> None:
+        """Forget what was written or deleted since."""
+        with self._engine.reading() as connection:
+            now: int = connection.scalar(select(collections.c.revision).where(collections.c.id == self._id)) or 0
+            for table in (items, tombstones) if self._rows else ():
+                changed = select(table.c.key).where(table.c.collection == self._id, table.c.revision > self._revision)
+                keys = connection.scalars(changed.limit(KEPT)).all()
+                if len(keys) == KEPT:  # a bulk load: not worth telling apart
+                    self._rows.clear()
+                for key in keys:
+                    self._rows.pop(key, None)
+        self._revision = now
+
+    def _read(self, keys: Sequence[int]) -> tuple[dict[int, StoredRow], int]:
+        """The rows, and the revision that they are of."""
+        found: dict[int, StoredRow] = {}
+        with self._engine.reading() as connection:
+            revision = connection.scalar(select(collections.c.revision).where(collections.c.id == self._id)) or 0
+            for start in range(0, len(keys), AT_ONCE):
+                # The driver's own rows: making SQLAlchemy's costs as much as reading them.
+                rows = connection.execute(_BY_KEY, {"keys": list(keys[start : start + AT_ONCE])}).cursor.fetchall()
+                found |= {key: tuple(row) for key, *row in rows}
+        return found, revision
