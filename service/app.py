@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(
         title="vecmeta", version=vm.__version__, description=ABOUT, lifespan=lifespan, redoc_url=None,
-        redirect_slashes=False,
+        redirect_slashes=False, generate_unique_id_function=lambda route: route.name,
     )  # fmt: skip
     app.state.runtime, app.state.registry = runtime, registry
     app.state.gatekeeper = Gatekeeper(runtime)

@@ -12,6 +12,7 @@ from fastapi import Depends, Path, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
+import vecmeta as vm
 from service.errors import Refused
 from service.runtime import Runtime
 from service.security import check, needs
@@ -33,7 +34,15 @@ CollectionName = Annotated[
 
 
 async def _collection(request: Request, name: CollectionName) -> Collection:
-    return await _runtime(request).collection(name)
+    try:
+        return await _runtime(request).collection(name)
+    except vm.CollectionNotFound:
+        key: Key | None = request.scope["key"]
+        if key is None or key.collections is None:
+            raise
+        raise vm.CollectionNotFound(
+            f"there is no collection {name!r}"
+        ) from None  # the other names are none of this key's business
 
 
 Service = Annotated[Runtime, Depends(_runtime_dependency)]

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 import vecmeta as vm
 from service.batching import Overloaded
@@ -63,10 +64,15 @@ class Refused(HTTPException):
         self.error = error
 
 
-def outcomes(*statuses: int, taken: bool = True) -> dict[int | str, dict[str, Any]]:
-    """Documented errors of a route: these, and those that every route has; 422 if anything is taken that could be wrong."""
+def outcomes(*statuses: int, taken: bool = True, streamed: bool = False) -> dict[int | str, dict[str, Any]]:
+    """Documented errors of a route: these, and those that every route has; 422 if anything is taken that could be wrong.
+
+    Where the answer itself is `streamed`, FastAPI would take the errors for the same kind of content.
+    """
     every = {401, 403, 408, 413, 429, 503, *((422,) if taken else ())}
-    return {status: {"model": ErrorAnswer, "description": OUTCOMES[status]} for status in sorted({*every, *statuses})}
+    json = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorAnswer.__name__}"}}}
+    shape: dict[str, Any] = {"content": json} if streamed else {"model": ErrorAnswer}
+    return {status: {**shape, "description": OUTCOMES[status]} for status in sorted({*every, *statuses})}
 
 
 def answer(status: int, error: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -95,8 +101,10 @@ def install(app: FastAPI) -> None:
             log.error("storage", error=name, detail=detail, request_id=request.scope.get("request_id"))
         return answer(status, name, detail)
 
-    async def refused(_request: Request, error: Exception) -> JSONResponse:
+    async def refused(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if error.status_code == 405:  # Starlette tells the methods of the first route that fits; a path may have several
+            error.headers = {"Allow": ", ".join(_allowed(request))}
         if error.status_code == 400:  # what FastAPI and Starlette say of a form that cannot be read
             return answer(422, "invalid_request", _presentable(str(error.detail)))
         name = error.error if isinstance(error, Refused) else _NAMES.get(error.status_code, "http_error")
@@ -114,6 +122,11 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, domain)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _allowed(request: Request) -> list[str]:
+    asked = [{**request.scope, "method": method} for method in ("DELETE", "GET", "POST", "PUT")]
+    return [scope["method"] for scope in asked if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)]
 
 
 def described(errors: Any) -> str:

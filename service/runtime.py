@@ -52,7 +52,9 @@ class Runtime:
         self._known: dict[str, tuple[float, Collection]] = {}  # looked up lately, and until when that is taken for true
         self._settled: dict[str, None] = {}  # jobs whose version is known to be in memory
         self.stopping = False  # streams that would go on for ever end now
-        self.searched: Counter[tuple[str, int]] = Counter()  # answers since they were written last, by collection and version
+        self.searched: Counter[tuple[Collection, int]] = (
+            Counter()
+        )  # answers since they were written last, by collection and version
         self._others = ThreadPoolExecutor(16, "vecmeta")
         self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search", initializer=_give_way)
         self._encoders = ThreadPoolExecutor(2, "encode")
@@ -155,18 +157,18 @@ class Runtime:
 
     def answered(self, collection: Collection, version: int) -> str:
         """Count an answer and give it an id, which names its version."""
-        self.searched[collection.name, version] += 1
+        self.searched[collection, version] += 1
         return f"{version}-{random.randbytes(8).hex()}"
 
     def tell_searched(self) -> None:
         """Write the counts of answers."""
         counts, self.searched = self.searched, Counter()
-        by_collection: dict[str, dict[int, int]] = {}
-        for (name, version), count in counts.items():
-            by_collection.setdefault(name, {})[version] = count
-        for name, searched in by_collection.items():
+        by_collection: dict[Collection, dict[int, int]] = {}
+        for (collection, version), count in counts.items():
+            by_collection.setdefault(collection, {})[version] = count
+        for collection, searched in by_collection.items():
             with contextlib.suppress(vm.CollectionNotFound):  # dropped since
-                self.db.collection(name).traffic.searched(searched)
+                collection.traffic.searched(searched)
 
     def waiting_for(self) -> list[str]:
         """Collections whose index is being read or built; what another process made since the start begins to be opened here.

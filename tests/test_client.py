@@ -8,6 +8,7 @@ import inspect
 import io
 import itertools
 import json
+import re
 import socket
 import threading
 import time
@@ -45,6 +46,7 @@ from vecmeta.client import (
 from vecmeta.jobs import Jobs
 from vecmeta.traffic import Traffic
 
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 ODD_IDS = ["a/b", "..", ".", "50%", "what?", "#1", "é ü", "a//b", "%2F", "日本", "a\nb", "items/get", "x" * 512]
 Answer = tuple[int, dict[str, str], Any]  # status, headers, body
 
@@ -57,22 +59,21 @@ class Served:
             self.admin, _ = db.keys.create("admin", ["admin"])
             self.reader, _ = db.keys.create("reader", ["read"])
         app = create_app(Settings(data=str(data), device="cpu", grace=0.0))
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, loop="asyncio", log_config=None, access_log=False, lifespan="on"))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        config = uvicorn.Config(app, port=0, loop="asyncio", log_config=None, access_log=False, lifespan="on")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run)
 
     def __enter__(self) -> Served:
         self._thread.start()
         while not self._server.started:
             assert self._thread.is_alive()
             time.sleep(0.01)
+        self.url = f"http://127.0.0.1:{self._server.servers[0].sockets[0].getsockname()[1]}"
         return self
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
         self._thread.join()
-        self._socket.close()
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +221,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "search more than one request holds": lambda c: c.search_many([[n + 1, 1, 1, 1] for n in range(300)], 1),
     "recommend": lambda c: c.recommend(["a"], ["c"], 3),
     "embed": lambda c: c.embed([NEAR_A, vm.Id("b"), np.array([1, 2, 3, 4])]),
-    "embed array": lambda c: c.embed(np.array([NEAR_A, [0, 0, 3e30, 4e30]]), version=0),
+    "embed array": lambda c: c.embed(np.array([NEAR_A, [0, 0, 3e300, 4e300]]), version=0),
     "embed more than one request holds": lambda c: c.embed(np.eye(300, 4) + 1),
     "embed none": lambda c: c.embed([]),
     "feedback none": lambda c: c.feedback([]),
@@ -240,7 +241,6 @@ WRITES: dict[str, Callable[[Any], Any]] = {
         c.contradictions(),
     ),
     "policy": lambda c: (c.set_policy(vm.Policy(7, 1.5)), c.policy),
-    "insufficient": lambda c: dataclasses.replace(c.adapt(), seconds={}),
     "replace": lambda c: (c.add_vectors(["a"], [[0, 0, 0, 1]]), c.get(["a"])),
     "odd ids": lambda c: (
         c.add_vectors(ODD_IDS, np.eye(13, 4) + 1),
@@ -453,6 +453,25 @@ def test_an_adaptation_from_afar(client: Client, folder: vm.Database, clusters: 
     assert remote.search(clusters.x[0]).version == 1
     remote.traffic.stop()
     assert remote.search(clusters.x[0]).version == 0
+
+
+def test_too_few_judgements(pair: tuple[vm.Collection, RemoteCollection]) -> None:
+    local, remote = (dataclasses.replace(collection.adapt(), seconds={}) for collection in pair)
+    assert local.decision == "insufficient"
+    assert remote == local
+
+
+def test_a_notebook_moves_by_one_line(served: Served) -> None:
+    block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if 'vm.open("./my-data")' in block)
+    moved = re.sub(r'vm\.open\("\./my-data"\)', f"Client({served.url!r}, {served.admin!r})", block, count=1)
+    names: dict[str, Any] = {"Client": Client}
+    exec(compile(moved, "README.md", "exec"), names)
+    assert isinstance(names["db"], Client)
+    assert names["hits"][0].id == "a"
+    assert names["report"].decision == "insufficient"
+    with Client(served.url, served.admin) as client:
+        assert client.collection("docs").count() == 2  # of three the last line deletes one
+        client.drop("docs")
 
 
 def test_who_stops_listening_cancels_the_job(client: Client, clusters: Clusters, name: str) -> None:
@@ -737,4 +756,6 @@ def test_an_adaptation_that_lost_its_service_names_its_job() -> None:
 def test_what_json_cannot_hold_is_told_before_it_is_sent(still: tuple[vm.Collection, RemoteCollection]) -> None:
     with pytest.raises(InvalidRequest, match="cannot be sent as JSON"):
         still[1].search([1, 0, 0, 0], where={"n": 2**70})
+    with pytest.raises(InvalidRequest, match="surrogates not allowed"):
+        still[1].items(after="\ud800")
     assert issubclass(InvalidRequest, ServiceError)

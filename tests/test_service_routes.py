@@ -286,6 +286,14 @@ def good_lines(answer: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
+def test_405_tells_all_methods_of_a_path(service: Service) -> None:
+    for path, methods in {"/v1/collections": "GET, POST", "/v1/collections/x/items/y": "DELETE, GET, PUT", "/v1/jobs": "GET"}.items():
+        answer = service.client.patch(path)
+        refused(answer, 405, "method_not_allowed")
+        assert answer.headers["allow"] == methods
+    refused(service.client.get("/v1/nothing"), 404, "not_found")
+
+
 # -- collections -------------------------------------------------------------------------------------------------------------------
 
 

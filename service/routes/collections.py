@@ -7,6 +7,7 @@ from fastapi import APIRouter
 import vecmeta as vm
 from service.deps import Admin, CollectionName, FastRoute, Named, Reader, Service
 from service.errors import Refused, outcomes
+from service.links import CREATED
 from service.schemas import CollectionAnswer, CollectionsAnswer, NewCollection, PolicyModel
 from service.security import check
 from vecmeta import Collection
@@ -14,7 +15,7 @@ from vecmeta import Collection
 router = APIRouter(prefix="/collections", tags=["collections"], route_class=FastRoute)
 
 
-@router.post("", status_code=201, responses=outcomes(409))
+@router.post("", status_code=201, responses={**outcomes(409), **CREATED})
 async def create_collection(body: NewCollection, service: Service, key: Reader) -> CollectionAnswer:
     """Make a collection. Needs the scope admin."""
     check(key, "admin", body.name)

@@ -18,6 +18,7 @@ import vecmeta as vm
 from service.convert import OwnVector, item_json, to_item
 from service.deps import FastRoute, Named, Reader, Service, Writer, json_response
 from service.errors import Refused, described, named, outcomes
+from service.links import ITEMS_WRITTEN
 from service.runtime import Runtime
 from service.schemas import (
     CountBody,
@@ -54,10 +55,11 @@ Id = Annotated[
     str, Path(min_length=1, max_length=512, description="the item's id; '/' in it may be written as it is", examples=["a"])
 ]
 TOGETHER = 256  # lines of a stream that are written at once
+UNKNOWN = "application/octet-stream"
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
 
 
-@router.put("/items", responses=outcomes(404, 409))
+@router.put("/items", responses={**outcomes(404, 409), **ITEMS_WRITTEN})
 async def put_items(body: ItemsBody, _: Writer, collection: Named, service: Service) -> Written:
     """Write items, all of them or none; an item whose id is there is replaced. Unchanged contents are not encoded again."""
     _not_too_many(len(body.items), service)
@@ -117,7 +119,6 @@ STREAMED: dict[int | str, dict[str, Any]] = {
         "content": {"application/x-ndjson": {"schema": LineResult.model_json_schema()}},
     }
 }
-RAW: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 LINES = {
     "requestBody": {
         "required": True,
@@ -166,7 +167,7 @@ async def get_item(id: Id, _: Reader, collection: Named, service: Service) -> Re
 
 @router.get(
     "/content/{id:any}",
-    responses={**outcomes(404, 409), 200: {"content": {"application/octet-stream": {}}}},
+    responses={**outcomes(404, 409), 200: {"content": {kind: {} for kind in ("text/plain", *_MAGIC.values(), UNKNOWN)}}},
     response_class=Response,
 )
 async def get_content(id: Id, _: Reader, collection: Named, service: Service) -> Response:
@@ -177,7 +178,7 @@ async def get_content(id: Id, _: Reader, collection: Named, service: Service) ->
     if not isinstance(item.content, bytes):
         raise Refused(404, "item_not_found", f"item {id!r} is an own vector and has no content")
     content = item.content
-    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), "application/octet-stream")
+    kind = next((kind for magic, kind in _MAGIC.items() if content.startswith(magic)), UNKNOWN)
     return Response(content, media_type=kind)
 
 

@@ -12,6 +12,7 @@ import vecmeta as vm
 from service.convert import hits_json, number_of, to_query, with_changes
 from service.deps import FastRoute, HotRoute, Named, Reader, Service, json_response
 from service.errors import outcomes
+from service.links import SEARCHED
 from service.routes.items import to_object
 from service.runtime import Runtime
 from service.schemas import (
@@ -32,7 +33,7 @@ hot = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=HotRo
 router = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=FastRoute)
 
 
-@hot.post("/search", responses=outcomes(404, 409), response_model=SearchAnswer, response_model_exclude_none=True)
+@hot.post("/search", responses={**outcomes(404, 409), **SEARCHED}, response_model=SearchAnswer, response_model_exclude_none=True)
 async def search(body: SearchBody, collection: Named, service: Service, key: Reader) -> Response:  # noqa: ARG001
     """The nearest items to a text, a picture, a vector or an item, best first, all from one version."""
     return json_response((await _answers(service, collection, [body], body))[0])

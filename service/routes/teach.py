@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection
+from datetime import UTC
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -13,6 +14,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from service.convert import query_json, report_model, to_query
 from service.deps import FastRoute, Named, Reader, Service, Teacher, Writer
 from service.errors import Refused, outcomes
+from service.links import JUDGED, SUBMITTED
 from service.runtime import Runtime
 from service.schemas import (
     AdaptBody,
@@ -40,12 +42,13 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
         "model": JobModel,
         "description": "Started; `Location` names the job",
         "headers": {"Location": {"schema": {"type": "string"}}},
+        **SUBMITTED[202],
     }
 }
 JobId = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the job", examples=["0" * 32])]
 
 
-@collections.post("/feedback", responses=outcomes(404, 409))
+@collections.post("/feedback", responses={**outcomes(404, 409), **JUDGED})
 async def give_feedback(body: FeedbackBody, key: Teacher, collection: Named, service: Service) -> UnderstoodAnswer:
     """Store judgements, all or none; says how many were new, repeated, or changed an earlier one."""
     most = service.settings.max_batch
@@ -78,7 +81,14 @@ async def list_judgements(
     """The log, oldest first."""
     log = await service.run(collection.judgements)
     page = [
-        JudgementAnswer(item=j.item, concept=j.concept, query=query_json(j.query), score=j.score, user=j.user, time=j.time)
+        JudgementAnswer(
+            item=j.item,
+            concept=j.concept,
+            query=query_json(j.query),
+            score=j.score,
+            user=j.user,
+            time=None if j.time is None else j.time.replace(tzinfo=UTC),
+        )
         for j in log[offset : offset + limit]
     ]
     return JudgementsAnswer(judgements=page, total=len(log))
@@ -167,7 +177,7 @@ async def cancel_job(job: OneJob, service: Service, key: Reader) -> JobModel:
     return job_model(await service.run(service.db.jobs.cancel, job.id))
 
 
-@jobs.get("/{id}/events", responses=outcomes(404), response_class=EventSourceResponse)
+@jobs.get("/{id}/events", responses=outcomes(404, streamed=True), response_class=EventSourceResponse)
 async def job_events(job: OneJob, service: Service) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `progress` whenever the job moves, `end` when it has ended; each carries the job."""
     async for seen in _watched(service, job.id, None):

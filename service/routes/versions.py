@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -11,6 +12,7 @@ import vecmeta as vm
 from service.convert import report_model
 from service.deps import Admin, FastRoute, Named, Reader, Service, Teacher
 from service.errors import outcomes
+from service.links import VERSIONS
 from service.schemas import (
     ClickAnswer,
     ClickBody,
@@ -29,7 +31,7 @@ router = APIRouter(prefix="/collections/{name}", tags=["versions"], route_class=
 Number = Annotated[int, Path(ge=0, lt=2**31, description="the version; 0 is the untouched encoder", examples=[1])]
 
 
-@router.get("/versions", responses=outcomes(404, 409))
+@router.get("/versions", responses={**outcomes(404, 409), **VERSIONS})
 async def list_versions(_: Reader, collection: Named, service: Service) -> VersionsAnswer:
     """All versions, oldest first."""
     return VersionsAnswer(versions=[VersionModel(**_fields(version)) for version in await service.run(collection.versions)])
@@ -82,7 +84,7 @@ async def click(body: ClickBody, _: Teacher, collection: Named, service: Service
 
 
 def _fields(version: Version) -> dict[str, object]:
-    return {**asdict(version), "metrics": dict(version.metrics)}
+    return {**asdict(version), "created": version.created.replace(tzinfo=UTC), "metrics": dict(version.metrics)}
 
 
 def _one(collection: Collection, number: int) -> VersionAnswer:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vecmeta.cli import bench, bench_omniglot, bench_relevance, data, lab, look, meta_train, serve, teach
+from vecmeta.cli import bench, bench_omniglot, bench_relevance, bench_serve, data, lab, look, meta_train, serve, teach
 from vecmeta.cli.app import Data, Device, GreedyCommand, Index, Json, shared, verb
 
 program = typer.Typer(
@@ -79,6 +79,8 @@ for _measure in (
     bench.bench_outer,
     bench.bench_add,
     bench_omniglot.bench_omniglot,
+    bench_serve.bench_serve,
+    bench_serve.bench_mixed,
 ):
     _bench.command(_measure.__name__.removeprefix("bench_"), cls=GreedyCommand)(verb(_measure))
 

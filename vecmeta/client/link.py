@@ -59,11 +59,12 @@ class Link:
         headers, content = dict(self._headers), None
         if body is not None:
             content, headers["Content-Type"] = encoded(body), "application/json"
+        try:
+            url = httpx.URL(f"{self._base}/v1{path}", params=params or {})
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"this cannot be sent: {error}", error="invalid_request") from None
         for attempt in range(self._retries + 1):
-            request = httpx.Request(
-                method, f"{self._base}/v1{path}", params=params, headers=headers, content=content,
-                extensions={"timeout": self._timeout},
-            )  # fmt: skip
+            request = httpx.Request(method, url, headers=headers, content=content, extensions={"timeout": self._timeout})
             failure: vm.VecmetaError
             cause: httpx.HTTPError | None = None
             told: float | None = None
