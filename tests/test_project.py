@@ -87,13 +87,33 @@ def test_imports_go_one_way(module: str, path: Path) -> None:
         assert not name.startswith("service"), f"{module} imports the service"
 
 
+def service_modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted((ROOT / "service").rglob("*.py")):
+        yield ".".join(path.relative_to(ROOT).with_suffix("").parts), path
+
+
+@pytest.mark.parametrize(("module", "path"), list(service_modules()), ids=[name for name, _ in service_modules()])
+def test_the_service_uses_public_names_alone(module: str, path: Path) -> None:
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "vecmeta":
+            assert not rest or rest in (*vm.__all__, "__version__"), f"{module} imports {name}"
+        assert top not in ("sqlalchemy", "faiss", "torch", "sqlite3"), f"{module} imports {name}"
+
+
 def test_modules_stay_short() -> None:
-    long = {name: lines for name, path in modules() if (lines := len(path.read_text("utf-8").splitlines())) > 350}
+    long = {
+        name: lines
+        for name, path in [*modules(), *service_modules()]
+        if (lines := len(path.read_text("utf-8").splitlines())) > 350
+    }
     assert not long
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert not [name for name, path in modules() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    assert not [
+        name for name, path in [*modules(), *service_modules()] if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]
 
 
 def test_all_is_what_is_exported() -> None:
@@ -179,7 +199,7 @@ def test_the_readmes_commands_exist() -> None:
     help_of: dict[str, str] = {}
     for line in re.findall(r"^(?:\$ )?(?:\.venv/bin/)?vecmeta (.+)$", README, re.MULTILINE):
         words = line.split("#")[0].split()
-        verb = words[:2] if words[0] == "bench" else words[:1]
+        verb = words[:2] if words[0] in ("bench", "keys") else words[:1]
         key = " ".join(verb)
         if key not in help_of:
             done = subprocess.run([sys.executable, "-m", "vecmeta", *verb, "--help"], capture_output=True, text=True, check=False)

@@ -89,7 +89,7 @@ class Judgement:
             raise InvalidJudgement(f"the concept of a judgement on item {self.item!r} must be a text, not {self.concept!r}")
         for name, text in (("concept", self.concept), ("user", self.user)):
             if text is not None and (
-                not isinstance(text, str) or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
+                not isinstance(text, str) or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text))
             ):
                 raise InvalidJudgement(f"the {name} of a judgement on item {self.item!r} must be Unicode text, not {text!r}")
         if isinstance(self.score, bool) or not isinstance(self.score, (int, float)) or not -1 <= self.score <= 1:
