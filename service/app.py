@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
 
 import vecmeta as vm
 from service import errors, logs, telemetry
+from service.hot import HotSearch
 from service.observe import DatabaseCollector, Observe
 from service.routes import collections, items, operations, search, teach, versions
 from service.runtime import Runtime
@@ -54,12 +56,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.runtime, app.state.registry = runtime, registry
     app.state.gatekeeper = Gatekeeper(runtime)
-    for router in (search.hot, collections.router, items.router, search.router, teach.collections, versions.router, teach.jobs):
+    for router in (collections.router, items.router, search.router, teach.collections, versions.router, teach.jobs):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     app.include_router(operations.guarded)
     errors.install(app)
     registry.register(DatabaseCollector(runtime))
+    hot = next(route for route in search.router.routes if isinstance(route, APIRoute) and route.name == "search")
+    app.add_middleware(HotSearch, runtime=runtime, gatekeeper=app.state.gatekeeper, answers=search.answers, route=hot)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

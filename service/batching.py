@@ -23,16 +23,17 @@ class Batcher(Generic[K, Asked, Answer]):
     """Requests of the same key that wait at the same time go through `work(key, [asked, …]) -> [answer, …]` as one batch.
 
     No clock is needed for that: what comes in while all `workers` are busy is what the next batch holds, so a lonely request never
-    waits and a crowd is served in large batches. With `wait` > 0 the first of a batch also waits so many seconds for company when
-    nobody is busy. When a batch of several fails, each is tried by itself, so that nobody gets another one's error.
+    waits and a crowd is served in large batches. With `wait` > 0 the first of a batch also waits so many seconds for company when nobody
+    is busy. A batch that takes longer than `timeout` seconds is given up (TimeoutError). When a batch of several fails, each is tried by
+    itself, so that nobody gets another one's error.
     """
 
     def __init__(
         self, work: Callable[[K, list[Asked]], list[Answer]], pool: Executor, *, largest: int, workers: int = 1, wait: float = 0.0,
-        waiting: int = 2000,
+        waiting: int = 2000, timeout: float = 60.0,
     ) -> None:  # fmt: skip
         self._work, self._pool, self._largest = work, pool, largest
-        self._wait, self._waiting = wait, waiting
+        self._wait, self._waiting, self._timeout = wait, waiting, timeout
         self._idle = workers
         self._queues: OrderedDict[K, deque[tuple[Asked, asyncio.Future[Answer]]]] = OrderedDict()
         self._count = 0
@@ -56,6 +57,7 @@ class Batcher(Generic[K, Asked, Answer]):
 
     def _start(self) -> None:
         self._called = False
+        loop = asyncio.get_running_loop()
         while self._idle and self._queues:
             key, queue = next(iter(self._queues.items()))
             batch = [queue.popleft() for _ in range(min(len(queue), self._largest))]
@@ -69,8 +71,9 @@ class Batcher(Generic[K, Asked, Answer]):
                 self._idle -= 1
                 self.batches += 1
                 self.answers += len(batch)
-                done = asyncio.get_running_loop().run_in_executor(self._pool, self._together, key, [asked for asked, _ in batch])
-                done.add_done_callback(lambda done, batch=batch: self._finish(batch, done))  # type: ignore[misc]
+                done = loop.run_in_executor(self._pool, self._together, key, [asked for asked, _ in batch])
+                late = loop.call_later(self._timeout, _too_late, batch)
+                done.add_done_callback(lambda done, batch=batch, late=late: self._finish(batch, done, late))  # type: ignore[misc]
 
     def _together(self, key: K, asked: list[Asked]) -> list[Answer | Exception]:
         try:
@@ -80,7 +83,13 @@ class Batcher(Generic[K, Asked, Answer]):
                 return [error] * len(asked)
         return [self._together(key, [one])[0] for one in asked]
 
-    def _finish(self, batch: list[tuple[Asked, asyncio.Future[Answer]]], done: asyncio.Future[list[Answer | Exception]]) -> None:
+    def _finish(
+        self,
+        batch: list[tuple[Asked, asyncio.Future[Answer]]],
+        done: asyncio.Future[list[Answer | Exception]],
+        late: asyncio.TimerHandle,
+    ) -> None:
+        late.cancel()
         self._idle += 1
         self._start()
         if done.cancelled():  # the service stops
@@ -94,3 +103,10 @@ class Batcher(Generic[K, Asked, Answer]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+
+
+def _too_late(batch: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
+    """The thread goes on, but nobody waits for it any longer."""
+    for _, future in batch:
+        if not future.done():
+            future.set_exception(TimeoutError())

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 import vecmeta as vm
-from service.schemas import ItemBody, QueryModel, ReportModel
+from service.schemas.items import ItemBody
+from service.schemas.search import QueryModel
+from service.schemas.teach import ReportModel
 from vecmeta import Collection, Hits, Id, Item, Report
 
 TAKES = {"text": "text", "image": "image", "vector": "vector"}  # modality: the field that an item of such a collection has

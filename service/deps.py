@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Path, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
 
 import vecmeta as vm
 from service.errors import Refused
 from service.runtime import Runtime
-from service.security import check, needs
+from service.security import needs
 from vecmeta import Collection, Key
 
 
@@ -86,43 +84,13 @@ class FastRoute(APIRoute):
 
     async def opened(self, request: Request) -> FastRequest:
         """The request with its key, and a limit on its body. Raises Refused (401, 403, 413, 429)."""
-        request.scope["key"] = await request.app.state.gatekeeper.key(request)
+        if "key" not in request.scope:  # `HotSearch` may have looked
+            request.scope["key"] = await request.app.state.gatekeeper.key(request)
         most = _runtime(request).settings.max_body if self.max_body_size is None else self.max_body_size
         if int(request.headers.get("content-length", 0)) > most:  # the parser has let only digits pass
             raise _too_large(most)
         request.scope["max_body"] = most
         return FastRequest(request.scope, request.receive)
-
-
-class HotRoute(FastRoute):
-    """The route of most requests, for a function of (body, collection, service, key) that needs the scope read.
-
-    FastAPI takes as long to find out what to call with what as the index takes to search. Here a request that is as it should be, for a
-    collection in use, goes straight to its function; any other takes the usual way, which also finds the words for what is wrong with it.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        """The handler."""
-        usual = APIRoute.get_route_handler(self)
-        names = list(inspect.signature(self.endpoint).parameters)
-        assert names == ["body", "collection", "service", "key"], names
-        model: type[BaseModel] = get_type_hints(self.endpoint)["body"]
-
-        async def handle(request: Request) -> Response:
-            opened = await self.opened(request)
-            collection = _runtime(request).known(request.path_params["name"])
-            if collection is None or request.headers.get("content-type") != "application/json":
-                return await usual(opened)
-            try:
-                body = model.model_validate(await opened.json())
-            except ValueError:  # not JSON, or not of this model
-                return await usual(opened)
-            key = request.scope["key"]
-            check(key, "read", collection.name)
-            answer: Response = await self.endpoint(body, collection, _runtime(request), key)
-            return answer
-
-        return handle
 
 
 def _too_large(most: int) -> Refused:

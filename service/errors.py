@@ -13,7 +13,7 @@ from starlette.routing import Match
 
 import vecmeta as vm
 from service.batching import Overloaded
-from service.schemas import ErrorAnswer
+from service.schemas.common import ErrorAnswer
 
 log = structlog.get_logger("vecmeta.service")
 
@@ -90,6 +90,15 @@ def named(error: Exception) -> tuple[int, str, str]:
         return status, "timeout", "this took longer than the service's time limit; try again, or ask for less"
     code = error.code if isinstance(error, vm.VecmetaError) else "internal"
     return status, code, _presentable(str(error))
+
+
+def answer_to(error: Exception) -> JSONResponse | None:
+    """The answer to an error that was raised on purpose; None for any other."""
+    if isinstance(error, Refused):
+        return answer(error.status_code, error.error, error.detail, dict(error.headers or {}))
+    if isinstance(error, (vm.VecmetaError, Overloaded, TimeoutError)):
+        return answer(*named(error))
+    return None
 
 
 def install(app: FastAPI) -> None:

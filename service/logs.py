@@ -4,33 +4,46 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 
 import orjson
 import structlog
 
+_lines: list[bytes] = []  # not written yet; `flush` is called twice a second
+
 
 class Buffered:
-    """Lines are gathered: written one by one they cost a busy service a tenth of its time. `flush` is called twice a second."""
-
-    def __init__(self) -> None:
-        self._out = sys.stdout.buffer
+    """Gathers lines: written one by one they cost a busy service a tenth of its time."""
 
     def msg(self, line: bytes) -> None:
         """One line."""
-        self._out.write(line + b"\n")
+        _lines.append(line)
 
     def at_once(self, line: bytes) -> None:
         """One line that must not be lost."""
-        self.msg(line)
-        self._out.flush()
+        _lines.append(line)
+        flush()
 
     debug = info = msg
     warning = error = critical = exception = at_once
 
 
+_access = Buffered()
+
+
+def access(**fields: str | float | None) -> None:
+    """The line of a request: as structlog writes it, for a tenth of the time."""
+    line = {**fields, "event": "request", "level": "info", "timestamp": datetime.now(UTC).isoformat()}
+    _access.msg(orjson.dumps(line))
+
+
 def flush() -> None:
     """Write what was gathered."""
-    sys.stdout.buffer.flush()
+    if _lines:
+        gathered = _lines[:]
+        del _lines[: len(gathered)]
+        sys.stdout.buffer.write(b"\n".join(gathered) + b"\n")
+        sys.stdout.buffer.flush()
 
 
 def configure() -> None:

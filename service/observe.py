@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import Refused, answer
 from service.runtime import Runtime
 from service.settings import Settings
@@ -34,6 +35,7 @@ class Observe:
 
     def __init__(self, app: ASGIApp, *, settings: Settings, registry: CollectorRegistry) -> None:
         self._app, self._body_timeout = app, settings.body_timeout
+        self._known: dict[tuple[str, str, int], Histogram] = {}
         self._seconds = Histogram(
             "vecmeta_request_seconds",
             "Time to the end of an answer",
@@ -96,11 +98,15 @@ class Observe:
             seconds = time.perf_counter() - begin
             route = getattr(scope.get("route"), "path", "unknown")  # the template: a path holds ids, and ids may be content
             method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-            self._seconds.labels(method, route, status).observe(seconds)
-            log.info(
-                "request", id=request_id.decode(), method=method, route=route, status=status, ms=round(seconds * 1e3, 2),
-                key=getattr(scope.get("key"), "id", None),
-            )  # fmt: skip
+            self._measured(method, route, status).observe(seconds)
+            key = getattr(scope.get("key"), "id", None)
+            logs.access(id=request_id.decode(), method=method, route=route, status=status, ms=round(seconds * 1e3, 2), key=key)
+
+    def _measured(self, method: str, route: str, status: int) -> Histogram:
+        known = self._known.get((method, route, status))
+        if known is None:
+            known = self._known[method, route, status] = self._seconds.labels(method, route, status)
+        return known
 
 
 def _places(error: Exception) -> list[str]:

@@ -60,12 +60,24 @@ class Runtime:
         self._encoders = ThreadPoolExecutor(2, "encode")
         most = settings.waiting
         self.searches: Batcher[SearchKey, Any, Hits] = Batcher(
-            _search, self._searchers, largest=settings.search_batch, workers=settings.search_threads, waiting=most
+            _search,
+            self._searchers,
+            largest=settings.search_batch,
+            workers=settings.search_threads,
+            waiting=most,
+            timeout=settings.timeout,
         )
         self.encodings: Batcher[Collection, Content, Any] = Batcher(
-            _encode, self._encoders, largest=settings.encode_batch, wait=settings.encode_wait, waiting=most
+            _encode,
+            self._encoders,
+            largest=settings.encode_batch,
+            wait=settings.encode_wait,
+            waiting=most,
+            timeout=settings.timeout,
         )
-        self.writes: Batcher[Collection, Sequence[Item], int] = Batcher(_write, self._others, largest=64, waiting=most)
+        self.writes: Batcher[Collection, Sequence[Item], int] = Batcher(
+            _write, self._others, largest=64, waiting=most, timeout=settings.timeout
+        )
         self._workers = Workers(settings)
 
     @asynccontextmanager
@@ -125,10 +137,9 @@ class Runtime:
 
     async def base_vectors(self, collection: Collection, contents: Sequence[Content]) -> list[Any]:
         """(dim,) base vectors of texts or pictures, encoded together with what other requests bring."""
-        async with asyncio.timeout(self.settings.timeout):
-            if len(contents) == 1:
-                return [await self.encodings.ask(collection, contents[0])]
-            return list(await asyncio.gather(*(self.encodings.ask(collection, content) for content in contents)))
+        if len(contents) == 1:
+            return [await self.encodings.ask(collection, contents[0])]
+        return list(await asyncio.gather(*(self.encodings.ask(collection, content) for content in contents)))
 
     async def search(
         self, collection: Collection, query: Any, k: int, where: dict[str, Any] | None, version: int | None,

@@ -240,7 +240,8 @@ def test_filters_that_want_more(service: Service, points: str, where: dict[str, 
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "../..", "%2e%2e%2f", "..%2f..%2fetc%2fpasswd", "a%00b", "%ff", "a b", "-", "a" * 64, "ä", "%F0%9F%92%A9", "a%5cb", "a;b", "%0d%0aX: y"]
+    "name", ["..", "../..", "%2e%2e%2f", "..%2f..%2fetc%2fpasswd", "a%00b", "%ff", "a b", "-", "a" * 64, "ä", "%F0%9F%92%A9",
+    "a%5cb", "a;b", "%0d%0aX: y"]
 )  # fmt: skip
 def test_names_that_climb(service: Service, points: str, name: str) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/search"), ("GET", "/items/a"), ("GET", "/content/a")):
@@ -305,6 +306,9 @@ def test_bytes_in_addresses_that_are_no_text(service: Service, points: str) -> N
 def test_encoders_that_are_not_offered(service: Service, points: str, encoder: str) -> None:
     for body in ({"name": "x", "encoder": encoder}, {"name": "x", "encoder": encoder, "dim": 3}):
         refused(service.client.post("/v1/collections", json=body), 422, "invalid_config", "not offered here")
+
+
+FORM = "multipart/form-data; boundary=x"
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------------------
@@ -403,17 +407,17 @@ def test_paths_and_addresses_are_never_opened(service: Service, points: str, pic
 @pytest.mark.parametrize(
     ("body", "kind"),
     [
-        (b"nonsense", "multipart/form-data; boundary=x"),
-        (b"--x\r\n", "multipart/form-data; boundary=x"),
-        (b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc', "multipart/form-data; boundary=x"),
-        (b"--x\r\n\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x"),
+        (b"nonsense", FORM),
+        (b"--x\r\n", FORM),
+        (b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc', FORM),
+        (b"--x\r\n\r\n\r\n--x--\r\n", FORM),
         (b"", "multipart/form-data"),
         (b"", "multipart/form-data; boundary=" + "x" * 500),
         (b"file=abc", "application/x-www-form-urlencoded"),
         (b"&" * 5000, "application/x-www-form-urlencoded"),
-        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 2000 + b"--x--\r\n", "multipart/form-data; boundary=x"),
-        (b'--x\r\nContent-Disposition: form-data; name="id"\r\n\r\n' + b"a" * 2_000_000 + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"),
-        (b'--x\r\nContent-Disposition: form-data; name="id"\r\n\r\n\xed\xa0\x80\r\n--x--\r\n', "multipart/form-data; boundary=x"),
+        (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n' * 2000 + b"--x--\r\n", FORM),
+        (b'--x\r\nContent-Disposition: form-data; name="id"\r\n\r\n' + b"a" * 2_000_000 + b"\r\n--x--\r\n", FORM),
+        (b'--x\r\nContent-Disposition: form-data; name="id"\r\n\r\n\xed\xa0\x80\r\n--x--\r\n', FORM),
         (b"{}", "application/json"),
     ],
     ids=lambda value: str(value)[:60],
@@ -530,7 +534,8 @@ def test_floods_of_headers(running: Running, shape: str) -> None:
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: +5\r\n\r\n12345",
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n123456",
         b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
-        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
         b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n",

@@ -40,7 +40,7 @@ def url(name: str, rest: str = "") -> str:
 
 def test_feedback_new_duplicate_contradicting(service: Service) -> None:
     name = service.points()
-    first = [
+    first: list[dict[str, Any]] = [
         {"item": "i00", "concept": "left"},
         {"item": "i01", "query": {"vector": [1.0, 0.0, 0.0, 0.0]}, "score": 0.5, "user": "ada"},
         {"item": "i02", "query": {"id": "i03"}, "score": -1.0},
@@ -218,7 +218,7 @@ def test_jobs_in_pages_newest_first(service: Service) -> None:
     seen: list[str] = []
     before = None
     for _ in range(5):
-        params = {"collection": name, "limit": 2, **({"before": before} if before else {})}
+        params: dict[str, Any] = {"collection": name, "limit": 2, **({"before": before} if before else {})}
         page = good(service.client.get("/v1/jobs", params=params))
         seen += [job["id"] for job in page["jobs"]]
         before = page["next"]

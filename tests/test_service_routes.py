@@ -287,7 +287,11 @@ def good_lines(answer: Any) -> list[dict[str, Any]]:
 
 
 def test_405_tells_all_methods_of_a_path(service: Service) -> None:
-    for path, methods in {"/v1/collections": "GET, POST", "/v1/collections/x/items/y": "DELETE, GET, PUT", "/v1/jobs": "GET"}.items():
+    for path, methods in {
+        "/v1/collections": "GET, POST",
+        "/v1/collections/x/items/y": "DELETE, GET, PUT",
+        "/v1/jobs": "GET",
+    }.items():
         answer = service.client.patch(path)
         refused(answer, 405, "method_not_allowed")
         assert answer.headers["allow"] == methods
@@ -376,7 +380,7 @@ def test_pages_hold_everything_once(service: Service) -> None:
         seen: list[str] = []
         after = None
         for _ in range(20):
-            params = {"limit": 4, **({"after": after} if after else {}), **({"where": where} if where else {})}
+            params: dict[str, Any] = {"limit": 4, **({"after": after} if after else {}), **({"where": where} if where else {})}
             page = good(service.client.get(url, params=params))
             seen += [item["id"] for item in page["items"]]
             after = page["next"]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import schemathesis
+from schemathesis.core.result import Ok
 from schemathesis.engine import events, from_schema
 
 from tests.service_kit import Running, started
@@ -35,6 +35,7 @@ NAMING_ITEMS = [
     "activate_version",
     "get_version",
     "share_traffic",
+    "roll_back",
 ]
 
 
@@ -98,10 +99,10 @@ class Run:
         self.checks: Counter[str] = Counter()
         self.links: Counter[str] = Counter()
         self.succeeded: set[str] = set()  # operations with an answer that is no error
-        self.failures: dict[tuple[str, str], str] = {}
+        self.failures: dict[tuple[str | None, str], str] = {}
         self.errors: list[str] = []
         schema = schemathesis.openapi.from_url(f"{config.projects.get_default().base_url}/openapi.json", config=config)
-        self.operations = {operation.ok().label for operation in schema.get_all_operations()}
+        self.operations = {operation.ok().label for operation in schema.get_all_operations() if isinstance(operation, Ok)}
         for event in from_schema(schema).execute():
             if isinstance(event, events.ScenarioFinished):
                 self._scenario(event)
@@ -149,7 +150,7 @@ def checked(run: Run, running: Running) -> None:
 
 
 def test_the_service_keeps_its_schema(running: Running) -> None:
-    run = Run(config(running, examples=2, chains=10))
+    run = Run(config(running, examples=4, chains=10, coverage=False))
     checked(run, running)
     assert run.requests.total() >= 150
     assert len(run.links) >= 5, run.links
@@ -162,4 +163,4 @@ def test_the_service_keeps_its_schema_over_many_requests(running: Running) -> No
     print(run, run.checks, run.links.most_common(), run.operations - run.succeeded, sep="\n")
     checked(run, running)
     assert run.requests.total() >= 2000
-    assert len(run.links) >= 30, run.links
+    assert len(run.links) >= 15, run.links

@@ -8,7 +8,7 @@ import vecmeta as vm
 from service.deps import Admin, CollectionName, FastRoute, Named, Reader, Service
 from service.errors import Refused, outcomes
 from service.links import CREATED
-from service.schemas import CollectionAnswer, CollectionsAnswer, NewCollection, PolicyModel
+from service.schemas.collections import CollectionAnswer, CollectionsAnswer, NewCollection, PolicyModel
 from service.security import check
 from vecmeta import Collection
 

@@ -20,7 +20,7 @@ from service.deps import FastRoute, Named, Reader, Service, Writer, json_respons
 from service.errors import Refused, described, named, outcomes
 from service.links import ITEMS_WRITTEN
 from service.runtime import Runtime
-from service.schemas import (
+from service.schemas.items import (
     CountBody,
     Counted,
     IdsBody,

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.deps import FastRoute, Reader, Service, json_response
 from service.errors import outcomes
-from service.schemas import Health, Readiness
+from service.schemas.operations import Health, Readiness
 
 router = APIRouter(tags=["operations"])
 guarded = APIRouter(tags=["operations"], route_class=FastRoute)

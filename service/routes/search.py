@@ -10,12 +10,12 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 
 import vecmeta as vm
 from service.convert import hits_json, number_of, to_query, with_changes
-from service.deps import FastRoute, HotRoute, Named, Reader, Service, json_response
+from service.deps import FastRoute, Named, Reader, Service, json_response
 from service.errors import outcomes
 from service.links import SEARCHED
 from service.routes.items import to_object
 from service.runtime import Runtime
-from service.schemas import (
+from service.schemas.search import (
     EmbedAnswer,
     EmbedBody,
     QueryModel,
@@ -29,14 +29,15 @@ from service.schemas import (
 )
 from vecmeta import Collection, Hits
 
-hot = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=HotRoute)
 router = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=FastRoute)
 
 
-@hot.post("/search", responses={**outcomes(404, 409), **SEARCHED}, response_model=SearchAnswer, response_model_exclude_none=True)
-async def search(body: SearchBody, collection: Named, service: Service, key: Reader) -> Response:  # noqa: ARG001
+@router.post(
+    "/search", responses={**outcomes(404, 409), **SEARCHED}, response_model=SearchAnswer, response_model_exclude_none=True
+)
+async def search(body: SearchBody, _: Reader, collection: Named, service: Service) -> Response:
     """The nearest items to a text, a picture, a vector or an item, best first, all from one version."""
-    return json_response((await _answers(service, collection, [body], body))[0])
+    return json_response((await answers(service, collection, body))[0])
 
 
 @router.post("/search/many", responses=outcomes(404, 409), response_model=SearchManyAnswer, response_model_exclude_none=True)
@@ -81,6 +82,11 @@ async def embed(body: EmbedBody, _: Reader, collection: Named, service: Service)
     queries = [to_query(collection, query) for query in body.contents]
     vectors = await service.run(collection.embed, queries, number_of(body.version))
     return json_response({"vectors": vectors.tolist()})
+
+
+async def answers(service: Runtime, collection: Collection, body: SearchBody) -> list[dict[str, Any]]:
+    """The answer to one search, in a list."""
+    return await _answers(service, collection, [body], body)
 
 
 async def _answers(

@@ -16,7 +16,7 @@ from service.deps import FastRoute, Named, Reader, Service, Teacher, Writer
 from service.errors import Refused, outcomes
 from service.links import JUDGED, SUBMITTED
 from service.runtime import Runtime
-from service.schemas import (
+from service.schemas.teach import (
     AdaptBody,
     ContradictionsAnswer,
     FeedbackBody,

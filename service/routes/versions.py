@@ -13,7 +13,7 @@ from service.convert import report_model
 from service.deps import Admin, FastRoute, Named, Reader, Service, Teacher
 from service.errors import outcomes
 from service.links import VERSIONS
-from service.schemas import (
+from service.schemas.versions import (
     ClickAnswer,
     ClickBody,
     LiveAnswer,

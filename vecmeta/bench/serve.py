@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,7 @@ def run(
     Raises:
         InvalidConfig: no wrk, or a file that is none of vectors.
     """
-    if shutil.which("wrk") is None:
-        raise vm.InvalidConfig("this benchmark needs wrk on the path: apt install wrk, brew install wrk")
+    wrk_or_raise()
     tell = progress or (lambda *_: None)
     rows = clustered(count + BODIES, dim, 0) if vectors is None else _read(vectors)
     stored, queries = rows[:-BODIES], rows[-BODIES:]
@@ -104,6 +103,12 @@ def run(
     return facts
 
 
+def wrk_or_raise() -> None:
+    """Raises InvalidConfig without wrk."""
+    if shutil.which("wrk") is None:
+        raise vm.InvalidConfig("this benchmark needs wrk on the path: apt install wrk, brew install wrk")
+
+
 def in_process(stored: Vectors, queries: Vectors, k: int, seconds: float) -> dict[str, Any]:
     """One query at a time from as many threads as there are cores, without a server or a database."""
     index = FaissIndex(stored.shape[1])
@@ -132,18 +137,19 @@ def in_process(stored: Vectors, queries: Vectors, k: int, seconds: float) -> dic
 
 
 @contextmanager
-def server(folder: Path, **options: int) -> Iterator[str]:
-    """`vecmeta serve` on a free port; its address."""
+def server(folder: Path, settings: Mapping[str, str] | None = None, **options: int) -> Iterator[str]:
+    """`vecmeta serve` on a free port, with environment variables; its address."""
     port = free_port()
     command = [sys.executable, "-m", "vecmeta", "serve", "--data", str(folder), "--port", str(port), "--device", "cpu"]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    with _process(command, f"http://127.0.0.1:{port}", "/readyz") as url:
+    with _process(command, f"http://127.0.0.1:{port}", "/readyz", settings) as url:
         yield url
 
 
 @contextmanager
-def _process(command: list[str], url: str, ready: str) -> Iterator[str]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _process(command: list[str], url: str, ready: str, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    environment = {**os.environ, **(settings or {})}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _await(process, url + ready)
         yield url

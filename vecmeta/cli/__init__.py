@@ -80,6 +80,7 @@ for _measure in (
     bench.bench_add,
     bench_omniglot.bench_omniglot,
     bench_serve.bench_serve,
+    bench_serve.bench_encoding,
     bench_serve.bench_mixed,
 ):
     _bench.command(_measure.__name__.removeprefix("bench_"), cls=GreedyCommand)(verb(_measure))

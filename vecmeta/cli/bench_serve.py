@@ -1,4 +1,4 @@
-"""The verbs that measure the service: bench serve, bench mixed."""
+"""The verbs that measure the service: bench serve, bench encoding, bench mixed."""
 
 from __future__ import annotations
 
@@ -44,6 +44,33 @@ def bench_serve(
     ]
     render.show(render.table(("", "searches/s>", "p50 ms>", "p95 ms>", "p99 ms>", "failed>"), rows))
     render.show(f"vecmeta serves {facts['of_index']:.0%} of what the index does in process")
+
+
+def bench_encoding(
+    context: typer.Context,
+    seconds: Annotated[float, typer.Option(min=1, help="Of each run.")] = 8,
+) -> None:
+    """Searches by text over HTTP: what batching their encodings brings and costs (needs wrk)."""
+    from vecmeta.bench import encoding
+
+    with render.progress("settings") as progress:
+        facts = encoding.run(seconds=seconds, progress=progress)
+    if shared(context).json:
+        print_json(facts)
+        return
+    rows = [
+        (
+            run["connections"],
+            run["batch"],
+            f"{run['wait_ms']:g}",
+            f"{run['per_second']:.0f}",
+            f"{run['p50']:.1f}",
+            f"{run['p99']:.1f}",
+        )
+        for run in sorted(facts["runs"], key=lambda run: run["connections"])
+    ]
+    columns = ("connections>", "largest batch>", "wait ms>", "searches/s>", "p50 ms>", "p99 ms>")
+    render.show(render.table(columns, rows))
 
 
 def bench_mixed(

@@ -1,0 +1,70 @@
+"""What several schemas are made of."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+MAX_VECTOR = 16_384  # numbers
+MAX_TEXT = 1_000_000  # characters, as encoders have it
+
+
+class Model(BaseModel):
+    """Strict, closed and frozen: a name that is not known is an error, and "1" is not 1."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def _unicode(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a lone surrogate is not Unicode text") from None
+    return text
+
+
+def _decoded(value: object) -> object:
+    """Base64 in JSON to bytes. Never a path, never an address: what is not base64 is an error."""
+    if isinstance(value, bytes):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("a picture is base64 in a text")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError(
+            "not base64: the bytes of a picture are sent as standard base64; paths and addresses are not opened"
+        ) from None
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_unicode)]
+ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_unicode)]
+Short = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_unicode)]
+Picture = Annotated[bytes, BeforeValidator(_decoded), Field(json_schema_extra={"format": "base64", "contentEncoding": "base64"})]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Numbers = Annotated[list[float], Field(min_length=1, max_length=MAX_VECTOR)]
+TopK = Annotated[int, Field(ge=1, le=10_000)]
+VersionNumber = Annotated[int, Field(ge=0, lt=2**31)]
+Where = Annotated[dict[str, Any], Field(examples=[{"lang": "en", "year": {"$gte": 2020}}])]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Listing = Annotated[list[ItemId], Field(max_length=10_000)]
+
+
+class ErrorAnswer(BaseModel):
+    """Every error has this shape."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"error": "item_not_found", "detail": "collection 'docs' has no item 'a'"}]}
+    )
+    error: str
+    detail: str
+
+
+def exactly_one(model: BaseModel, *names: str) -> None:
+    """For a validator. Raises ValueError."""
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"exactly one of {', '.join(names)} is needed, not " + (" and ".join(given) if given else "none"))
