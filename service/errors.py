@@ -93,12 +93,11 @@ def named(error: Exception) -> tuple[int, str, str]:
 
 
 def answer_to(error: Exception) -> JSONResponse | None:
-    """The answer to an error that was raised on purpose; None for any other."""
+    """The answer to an error that was raised on purpose and is the caller's, or will pass; None for any other."""
     if isinstance(error, Refused):
         return answer(error.status_code, error.error, error.detail, dict(error.headers or {}))
-    if isinstance(error, (vm.VecmetaError, Overloaded, TimeoutError)):
-        return answer(*named(error))
-    return None
+    known = named(error) if isinstance(error, (vm.VecmetaError, Overloaded, TimeoutError)) else None
+    return None if known is None or known[0] == 500 else answer(*known)
 
 
 def install(app: FastAPI) -> None:

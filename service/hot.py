@@ -40,6 +40,11 @@ class HotSearch:
         try:
             key = scope["key"] = await self._gatekeeper.key(Request(scope))
             check(key, "read", collection.name)
+            if (
+                int(next((value for name, value in scope["headers"] if name == b"content-length"), 0))
+                > self._runtime.settings.max_body
+            ):
+                raise ValueError  # told at once, without waiting for it
             body = await self._body(receive, heard)
             [answer] = await self._answers(self._runtime, collection, SearchBody.model_validate(orjson.loads(body)))
             content = orjson.dumps(answer)
