@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import orjson
 import structlog
+from threadpoolctl import threadpool_limits
 
 import vecmeta as vm
 from service import logs
@@ -251,7 +252,11 @@ def _write(collection: Collection, batches: list[Sequence[Item]]) -> list[int]:
 
 
 def _give_way() -> None:
-    """Threads that search fill what the event loop leaves free: without this it waits milliseconds for its turn on a busy machine."""
+    """Threads that search fill what the event loop leaves free: without this it waits milliseconds for its turn on a busy machine.
+
+    Each walks through the index by itself: together they keep the processors busy without OpenMP's threads, which wait for each other.
+    """
+    threadpool_limits(1, "openmp")  # of this thread; others go on with what they had
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)
