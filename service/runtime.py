@@ -39,7 +39,7 @@ SETTLED = 1000
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )  # a PNG, 1 x 1
-QUIET = 5  # how much the threads that search give way to the one that talks to clients (nice)
+QUIET = 2  # how much the threads that search give way to the one that talks to clients (nice)
 
 
 class Runtime:

@@ -53,7 +53,9 @@ class Workers:
         died = 0
         while True:
             began = asyncio.get_running_loop().time()
-            process = await asyncio.create_subprocess_exec(*self._command(), stdin=asyncio.subprocess.PIPE, stdout=DEVNULL)
+            process = await asyncio.create_subprocess_exec(
+                *self._command(), stdin=asyncio.subprocess.PIPE, stdout=DEVNULL, env=_environment()
+            )
             self._processes.add(process)
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
@@ -68,3 +70,8 @@ class Workers:
         shared = ["--data", s.data, "--index", s.index, "--device", s.device]
         # Its standard input is a pipe from here: when this process is gone, however that came, the worker ends as well.
         return [sys.executable, "-m", "vecmeta", "worker", *shared, "--grace", str(s.grace), "--with-parent"]
+
+
+def _environment() -> dict[str, str]:
+    """A core is left to the searches, unless OMP_NUM_THREADS says otherwise."""
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), **os.environ}

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 KEPT = 3  # versions held in memory: the live one, the one before it, the base
 SAVE_AFTER = 20_000  # rows that may be lost from an index's files (never from the catalogue) before they are written anew
-PATIENCE = 0.5  # seconds a search waits for somebody else's catching up before it answers without the last writes
+PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before it answers without the last writes
 
 
 class Serving:
@@ -91,6 +91,7 @@ class Servings:
         self._opening: dict[int, threading.Lock] = {}
         self._opener = Opener(lambda number: self._get(number, self._versions.state()))
         self._lock = threading.Lock()
+        self._writers = 0  # threads of this process that are about to bring up to date what answers
 
     def current(self, number: int | None = None) -> Serving:
         """The serving of a version, caught up with the catalogue. Raises VersionNotFound.
@@ -168,8 +169,13 @@ class Servings:
         shutil.rmtree(self._files(number), ignore_errors=True)
 
     def follow(self, serving: Serving, revision: int) -> None:
-        """Apply the writes up to a revision. Who finds somebody else at it waits a little, then goes on with what there is."""
+        """Apply the writes up to a revision. Who finds somebody else at it waits a little, then goes on with what there is.
+
+        While this process writes, those who search leave it to those who write, who do so before they say that it is written.
+        """
         patient = len(serving.index) == 0
+        if self._writers and not patient and serving is self._answering:
+            return
         if serving.lock.acquire(timeout=-1 if patient else PATIENCE):
             try:
                 if serving.revision < revision:
@@ -177,8 +183,19 @@ class Servings:
             finally:
                 serving.lock.release()
 
-    def written(self) -> None:
-        """After a write of this process: bring what answers up to date, so that the write is found by the next search."""
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a write of this process; what answers is brought up to date in the end, so that the next search finds what was written."""
+        with self._lock:
+            self._writers += 1
+        try:
+            yield
+            self._written()
+        finally:
+            with self._lock:
+                self._writers -= 1
+
+    def _written(self) -> None:
         state = self._versions.state()
         serving = self._live(state)
         with serving.lock:
@@ -277,12 +294,14 @@ class Servings:
                 reserve(len(serving.index) + changes.changed)
             if len(changes.removed):
                 serving.index.remove(changes.removed)
-            done = 0
+            done, touched = 0, [changes.removed]
             for keys, base in changes.pages:
                 serving.index.add(keys, serving.head.project(base))
                 done += len(keys)
+                touched.append(keys)
                 if progress is not None:
                     progress("building", done, changes.changed)
+            self._items.touched(np.concatenate(touched), serving.revision, changes.revision)
             serving.revision = changes.revision
             serving.unsaved += done + len(changes.removed)
 

@@ -40,8 +40,8 @@ class Writer:
             progress("encoding", len(new), len(new))
         changed = [d for d in drafts if d.id not in known or (known[d.id].digest, known[d.id].metadata) != (d.digest, d.metadata)]
         if changed:
-            self._items.write(Row(d.id, vectors[d.id], d.metadata, d.digest, d.text, d.blob) for d in changed)
-            self._servings.written()
+            with self._servings.writing():
+                self._items.write(Row(d.id, vectors[d.id], d.metadata, d.digest, d.text, d.blob) for d in changed)
         return len(drafts)
 
     def add_vectors(self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Metadata] | None, dim: int) -> int:
@@ -63,13 +63,11 @@ class Writer:
 
         if names:
             # Rows are checked as the transaction draws them and a bad one rolls it back: no second copy of a large batch is ever held.
-            self._items.write(rows())
-            self._servings.written()
+            with self._servings.writing():
+                self._items.write(rows())
         return len(names)
 
     def delete(self, ids: Sequence[str]) -> int:
         """See `vecmeta.Collection.delete`."""
-        deleted = self._items.delete(ids)
-        if deleted:
-            self._servings.written()
-        return deleted
+        with self._servings.writing():
+            return self._items.delete(ids)

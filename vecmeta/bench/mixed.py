@@ -39,7 +39,7 @@ def run(
     *, count: int = 20_000, dim: int = 384, seconds: float = 60, searchers: int = 32, adders: int = 4, judges: int = 2,
     adaptations: int = 10, progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """First the searchers alone, for a fourth of the time; then all of them.
+    """First the searchers alone, for a fourth of the time; then all of them, for `seconds` and until the last adaptation has ended.
 
     Returns:
         Numbers of requests and errors by kind, p50 and p99 in milliseconds of searches alone and under load with their ratio, versions
@@ -65,7 +65,7 @@ def run(
             threads.append(threading.Thread(target=_adapt, args=(url, key, adaptations, seconds, others[-1], outcomes)))
             for thread in threads:
                 thread.start()
-            busy = _searches(url, key, vectors[-1000:], seconds, searchers)
+            busy = _searches(url, key, vectors[-1000:], seconds, searchers, threads[-1])
             stop.set()
             for thread in threads:
                 thread.join()
@@ -80,8 +80,9 @@ def run(
     }
     facts: dict[str, Any] = {**machine(), "count": count, "dim": dim, "seconds": seconds}
     for name, told in figures.items():
-        p50, p99 = np.percentile(told.seconds, [50, 99]) * 1e3
+        p50, p99 = np.percentile(told.seconds or [0.0], [50, 99]) * 1e3
         facts[name] = {"requests": len(told.seconds), "errors": len(told.errors), "p50": p50, "p99": p99}
+    facts["seconds_of_adaptations"] = others[-1].seconds
     facts["adaptations"] = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
     facts["errors"] = [error for told in (alone, busy, *others) for error in told.errors][:20]
     facts["versions"] = sorted({version for _, version, _ in busy.answers})
@@ -119,29 +120,30 @@ def _client(url: str, key: str) -> httpx.Client:
     return httpx.Client(base_url=f"{url}/v1/collections/{NAME}", headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
-def _searches(url: str, key: str, queries: Vectors, seconds: float, clients: int) -> Told:
-    """From a process of their own: what asks must not wait for what adds."""
+def _searches(url: str, key: str, queries: Vectors, seconds: float, clients: int, during: threading.Thread | None = None) -> Told:
+    """From a process of their own: what asks must not wait for what adds. For so many seconds, and for as long as a thread runs."""
     context = multiprocessing.get_context("spawn")
-    begin: Event = context.Event()
+    enough: Event = context.Event()
     receive, send = context.Pipe(duplex=False)
-    asking = context.Process(target=_asking, args=(url, key, queries, seconds, clients, begin, send))
+    asking = context.Process(target=_asking, args=(url, key, queries, seconds, clients, enough, send))
     asking.start()
-    begin.set()
+    if during is not None:
+        during.join()
+    enough.set()
     told: Told = receive.recv()
     asking.join()
     return told
 
 
-def _asking(url: str, key: str, queries: Vectors, seconds: float, clients: int, begin: Event, send: Any) -> None:
+def _asking(url: str, key: str, queries: Vectors, seconds: float, clients: int, enough: Event, send: Any) -> None:
     import asyncio
 
-    begin.wait()
     told = Told()
-    asyncio.run(_ask_all(url, key, queries, seconds, clients, told))
+    asyncio.run(_ask_all(url, key, queries, seconds, clients, enough, told))
     send.send(told)
 
 
-async def _ask_all(url: str, key: str, queries: Vectors, seconds: float, clients: int, told: Told) -> None:
+async def _ask_all(url: str, key: str, queries: Vectors, seconds: float, clients: int, enough: Event, told: Told) -> None:
     """Plain HTTP over kept connections: a full client would need more of the processor than the server."""
     import asyncio
     import json
@@ -157,7 +159,7 @@ async def _ask_all(url: str, key: str, queries: Vectors, seconds: float, clients
     async def ask(number: int) -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
         place = number * 31
-        while (begin := time.perf_counter()) < end:
+        while (begin := time.perf_counter()) < end or not enough.is_set():
             place = (place + 1) % len(requests)
             writer.write(requests[place])
             head = await reader.readuntil(b"\r\n\r\n")

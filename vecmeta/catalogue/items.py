@@ -127,6 +127,10 @@ class ItemStore:
         """The items of these keys, as far as they are still there, as they are at a revision or later."""
         return {key: _item(*row) for key, row in self._recent.rows(keys, revision).items()}
 
+    def touched(self, keys: Keys, since: int, until: int) -> None:
+        """Tell that these are all that was written or deleted between two revisions: `by_key` need not find that out again."""
+        self._recent.touched(keys, since, until)
+
     def page(self, where: Node | None, after: str | None, limit: int) -> list[Item]:
         """Up to `limit` items by ascending id, after the id given."""
         query = select(items.c.id, items.c.metadata, items.c.text, items.c.blob).where(*self._which(where))

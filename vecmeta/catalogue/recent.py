@@ -14,6 +14,7 @@ from sqlalchemy import bindparam, select
 
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.tables import collections, items, tombstones
+from vecmeta.types import Keys
 
 KEPT = 20_000  # rows
 LONGEST = 4_000  # characters of metadata and text of a row that is kept; at most 80 MB in all, a few as a rule
@@ -55,6 +56,14 @@ class RecentRows:
                         for key in list(islice(self._rows, len(self._rows) - KEPT // 2)):
                             del self._rows[key]
         return found
+
+    def touched(self, keys: Keys, since: int, until: int) -> None:
+        """These are all that was written or deleted after `since`, up to `until`."""
+        with self._lock:
+            if since <= self._revision < until:
+                for key in keys.tolist() if self._rows else ():
+                    self._rows.pop(key, None)
+                self._revision = until
 
     def _renew(self) -> None:
         """Forget what was written or deleted since."""

@@ -54,6 +54,7 @@ RAISE = 4  # the factor by which ef grows for queries that came back short
 # recall 0.94, and 20 x 500 copies 0.58; told apart by one part in a million, 0.998 and 0.98. So rows are rounded to this grid and
 # shaken by a quarter of its step: less than 2e-6 for a number, within 1e-5 for a score, and not adding up when rows are moved.
 GRID = np.float32(2**19)
+FEW = 500  # rows below which OpenMP's threads wait for each other longer than they work, and for long when the machine is busy
 FOUND = 1_000_000  # results held at once in a batch: 12 MB
 
 
@@ -89,7 +90,13 @@ class Graph:
             part = moved[start : start + 128]
             part += self._random.random(part.shape, np.float32) / 2 - np.float32(0.25)
         moved /= GRID
-        self._index.add(moved)
+        threads = faiss.omp_get_max_threads()  # of this thread: the setting is each thread's own
+        if len(moved) < FEW:
+            faiss.omp_set_num_threads(1)
+        try:
+            self._index.add(moved)
+        finally:
+            faiss.omp_set_num_threads(threads)
 
     def reserve(self, rows: int) -> None:
         """Make room. std::vector keeps the room of its largest size, and faiss offers no other handle on it."""

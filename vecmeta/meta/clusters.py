@@ -54,7 +54,7 @@ def _kmeans(x: Vectors, count: int, seed: int) -> NDArray[np.int64]:
     """(n, dim) -> (n,), the cluster of each row."""
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # scikit-learn needs it too
+    from threadpoolctl import threadpool_limits  # scikit-learn needs it too
 
     with warnings.catch_warnings(), threadpool_limits(1):  # several threads add in another order every time
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different rows than clusters: what is empty is dropped
