@@ -28,12 +28,16 @@ class OwnVector:
 
 
 def to_item(collection: Collection, id: str, body: ItemBody) -> Item | OwnVector:
-    """What was sent as an item. Raises InvalidItem when it does not suit the collection."""
+    """What was sent as an item. Raises InvalidItem, InvalidVector when it does not suit the collection."""
     given = next(name for name in ("text", "image", "vector") if getattr(body, name) is not None)
     wanted = TAKES.get(collection.modality or "", given)
     if given != wanted:
         raise vm.InvalidItem(f"item {id!r} has {given}; items of the collection {collection.name!r} have {wanted}")
     if body.vector is not None:
+        if len(body.vector) != collection.dim:
+            raise vm.InvalidVector(
+                f"item {id!r}: {len(body.vector)} numbers; collection {collection.name!r} has dimension {collection.dim}"
+            )
         return OwnVector(id, body.vector, body.metadata)
     return Item(id, body.text if body.text is not None else body.image, body.metadata)
 

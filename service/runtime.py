@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 import vecmeta as vm
 from service import logs
 from service.batching import Batcher
+from service.convert import OwnVector
 from service.settings import Settings
 from service.workers import Workers
 from vecmeta import Collection, Hits, Item, Job
@@ -56,7 +57,7 @@ class Runtime:
         self.searched: Counter[tuple[Collection, int]] = (
             Counter()
         )  # answers since they were written last, by collection and version
-        self._others = ThreadPoolExecutor(16, "vecmeta")
+        self._others = ThreadPoolExecutor(16, "vecmeta", initializer=_step_back)
         self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search", initializer=_give_way)
         self._encoders = ThreadPoolExecutor(2, "encode")
         most = settings.waiting
@@ -76,7 +77,7 @@ class Runtime:
             waiting=most,
             timeout=settings.timeout,
         )
-        self.writes: Batcher[Collection, Sequence[Item], int] = Batcher(
+        self.writes: Batcher[Collection, Sequence[Item | OwnVector], int] = Batcher(
             _write, self._others, largest=64, waiting=most, timeout=settings.timeout
         )
         self._workers = Workers(settings)
@@ -242,13 +243,27 @@ def _encode(collection: Collection, contents: list[Content]) -> list[Any]:
     return list(collection.embed(contents, version=0))
 
 
-def _write(collection: Collection, batches: list[Sequence[Item]]) -> list[int]:
+def added(collection: Collection, items: Sequence[Item | OwnVector]) -> int:
+    """Write items, all of them or none; returns how many."""
+    vectors = [item for item in items if isinstance(item, OwnVector)]
+    if vectors:
+        ids, metadata = [item.id for item in vectors], [item.metadata for item in vectors]
+        return collection.add_vectors(ids, [item.vector for item in vectors], metadata)
+    return collection.add([item for item in items if isinstance(item, Item)])
+
+
+def _write(collection: Collection, batches: list[Sequence[Item | OwnVector]]) -> list[int]:
     """Batches of several requests in one transaction; one after the other where they speak of the same item."""
     ids = [item.id for batch in batches for item in batch]
     if len(batches) == 1 or len(set(ids)) < len(ids):
-        return [collection.add(batch) for batch in batches]
-    collection.add([item for batch in batches for item in batch])
+        return [added(collection, batch) for batch in batches]
+    added(collection, [item for batch in batches for item in batch])
     return [len(batch) for batch in batches]
+
+
+def _step_back() -> None:
+    """Threads that write and look things up give way to those that search."""
+    _nicer(2 * QUIET)
 
 
 def _give_way() -> None:
@@ -257,6 +272,11 @@ def _give_way() -> None:
     Each walks through the index by itself: together they keep the processors busy without OpenMP's threads, which wait for each other.
     """
     threadpool_limits(1, "openmp")  # of this thread; others go on with what they had
+    _nicer(QUIET)
+
+
+def _nicer(by: int) -> None:
+    """Lower the priority of this thread, where the system has one for each thread."""
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), by)

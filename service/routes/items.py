@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -19,7 +18,7 @@ from service.convert import OwnVector, item_json, to_item
 from service.deps import FastRoute, Named, Reader, Service, Writer, json_response
 from service.errors import Refused, described, named, outcomes
 from service.links import ITEMS_WRITTEN
-from service.runtime import Runtime
+from service.runtime import Runtime, added
 from service.schemas.items import (
     CountBody,
     Counted,
@@ -54,6 +53,7 @@ router = APIRouter(prefix="/collections/{name}", tags=["items"], route_class=Fas
 Id = Annotated[
     str, Path(min_length=1, max_length=512, description="the item's id; '/' in it may be written as it is", examples=["a"])
 ]
+FEW = 16  # items of a request that waits for company
 TOGETHER = 256  # lines of a stream that are written at once
 UNKNOWN = "application/octet-stream"
 _MAGIC = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif", b"RIFF": "image/webp"}
@@ -190,22 +190,10 @@ async def delete_item(id: Id, _: Writer, collection: Named, service: Service) ->
 
 
 async def _write(service: Runtime, collection: Collection, items: Sequence[Item | OwnVector]) -> int:
-    """Items with contents go together with those of other requests; own vectors by themselves."""
-    if collection.modality == "vector":
-        vectors = [item for item in items if isinstance(item, OwnVector)]
-        matrix = [item.vector for item in vectors]
-        return await service.run(_write_vectors, collection, vectors, matrix)
-    async with asyncio.timeout(service.settings.timeout):
-        return await service.writes.ask(collection, [item for item in items if isinstance(item, Item)])
-
-
-def _write_vectors(collection: Collection, items: Sequence[OwnVector], matrix: list[list[float]]) -> int:
-    for item, row in zip(items, matrix, strict=True):
-        if len(row) != collection.dim:
-            raise vm.InvalidVector(
-                f"item {item.id!r}: {len(row)} numbers; collection {collection.name!r} has dimension {collection.dim}"
-            )
-    return collection.add_vectors([item.id for item in items], matrix, [item.metadata for item in items])
+    """A few items go together with those of other requests, many by themselves."""
+    if len(items) <= FEW:
+        return await service.writes.ask(collection, items)
+    return await service.run(added, collection, items)
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import tempfile
 import threading
@@ -18,10 +19,11 @@ import numpy as np
 
 import vecmeta as vm
 from vecmeta.bench.machine import machine
-from vecmeta.bench.serve import NAME, server
+from vecmeta.bench.serve import NAME, load, server, wrk_or_raise
 from vecmeta.types import Keys, Vectors
 
 TAUGHT, SHOTS = 8, 5  # concepts that are judged before it begins, and items each
+CHECKERS = 2  # of the searchers keep their answers
 CHECKED = 2000  # answers that are checked to be of one version
 TOLERANCE = 1e-4  # of a score
 
@@ -43,8 +45,13 @@ def run(
 
     Returns:
         Numbers of requests and errors by kind, p50 and p99 in milliseconds of searches alone and under load with their ratio, versions
-        that answered, adaptations by outcome, and how many of the checked answers hold a score that is not of their version.
+        that answered, adaptations by outcome and how many ended under load, and how many of the checked answers hold a score that is not
+        of their version.
+
+    Raises:
+        InvalidConfig: no wrk.
     """
+    wrk_or_raise()
     tell = progress or (lambda *_: None)
     vectors, label = topics(count + 1000, dim)
     with tempfile.TemporaryDirectory(prefix="vecmeta-bench-") as folder:
@@ -52,7 +59,7 @@ def run(
         key = _fill(data, vectors[:-1000], label)
         with server(data, workers=1) as url:
             tell("searches alone", 0, 3)
-            alone = _searches(url, key, vectors[-1000:], seconds / 4, searchers)
+            alone = _load(url, key, vectors[-1000:], seconds / 4, searchers, Path(folder))
             tell("everything at once", 1, 3)
             stop = threading.Event()
             others = [Told() for _ in range(adders + judges + 1)]
@@ -65,27 +72,31 @@ def run(
             threads.append(threading.Thread(target=_adapt, args=(url, key, adaptations, seconds, others[-1], outcomes)))
             for thread in threads:
                 thread.start()
-            busy = _searches(url, key, vectors[-1000:], seconds, searchers, threads[-1])
+            under = Told()
+            threads.append(threading.Thread(target=_check, args=(url, key, vectors[-1000:], under, threads[-1])))
+            threads[-1].start()
+            busy = _load(url, key, vectors[-1000:], seconds, searchers - CHECKERS, Path(folder))
+            in_time = len(outcomes)
+            threads[-2].join()  # the adaptations
             stop.set()
             for thread in threads:
                 thread.join()
         tell("checking", 2, 3)
-        mixed, checked = _mixed(data, vectors[-1000:], busy.answers)
+        mixed, checked = _mixed(data, vectors[-1000:], under.answers)
     tell("done", 3, 3)
-    figures = {
-        "searches_alone": alone,
-        "searches": busy,
-        "adds": _joined(others[:adders]),
-        "judgements": _joined(others[adders:-1]),
-    }
+    figures = {"adds": _joined(others[:adders]), "judgements": _joined(others[adders:-1])}
     facts: dict[str, Any] = {**machine(), "count": count, "dim": dim, "seconds": seconds}
     for name, told in figures.items():
         p50, p99 = np.percentile(told.seconds or [0.0], [50, 99]) * 1e3
         facts[name] = {"requests": len(told.seconds), "errors": len(told.errors), "p50": p50, "p99": p99}
     facts["seconds_of_adaptations"] = others[-1].seconds
     facts["adaptations"] = {outcome: outcomes.count(outcome) for outcome in sorted(set(outcomes))}
-    facts["errors"] = [error for told in (alone, busy, *others) for error in told.errors][:20]
-    facts["versions"] = sorted({version for _, version, _ in busy.answers})
+    for name, figure in (("searches_alone", alone), ("searches", busy)):
+        facts[name] = {"requests": figure["requests"], "errors": figure["failed"], "p50": figure["p50"], "p99": figure["p99"]}
+    facts["searches"]["errors"] += len(under.errors)
+    facts["errors"] = [error for told in (under, *others) for error in told.errors][:20]
+    facts["versions"] = sorted({version for _, version, _ in under.answers})
+    facts["adaptations_under_load"] = in_time
     facts["p99_to_idle"] = facts["searches"]["p99"] / facts["searches_alone"]["p99"]
     facts |= {"answers_checked": checked, "answers_of_mixed_versions": mixed}
     return facts
@@ -120,19 +131,23 @@ def _client(url: str, key: str) -> httpx.Client:
     return httpx.Client(base_url=f"{url}/v1/collections/{NAME}", headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
 
-def _searches(url: str, key: str, queries: Vectors, seconds: float, clients: int, during: threading.Thread | None = None) -> Told:
-    """From a process of their own: what asks must not wait for what adds. For so many seconds, and for as long as a thread runs."""
+def _load(url: str, key: str, queries: Vectors, seconds: float, clients: int, folder: Path) -> dict[str, Any]:
+    bodies = [json.dumps({"vector": [round(float(x), 7) for x in query], "k": 10}) for query in queries]
+    return load(f"{url}/v1/collections/{NAME}/search", bodies, key, clients, seconds, folder)
+
+
+def _check(url: str, key: str, queries: Vectors, told: Told, during: threading.Thread) -> None:
+    """A few clients that keep the answers, in a process of their own, for as long as a thread runs."""
     context = multiprocessing.get_context("spawn")
     enough: Event = context.Event()
     receive, send = context.Pipe(duplex=False)
-    asking = context.Process(target=_asking, args=(url, key, queries, seconds, clients, enough, send))
+    asking = context.Process(target=_asking, args=(url, key, queries, 0.0, CHECKERS, enough, send))
     asking.start()
-    if during is not None:
-        during.join()
+    during.join()
     enough.set()
-    told: Told = receive.recv()
+    seen: Told = receive.recv()
     asking.join()
-    return told
+    told.seconds, told.errors, told.answers = seen.seconds, seen.errors, seen.answers
 
 
 def _asking(url: str, key: str, queries: Vectors, seconds: float, clients: int, enough: Event, send: Any) -> None:
@@ -146,7 +161,6 @@ def _asking(url: str, key: str, queries: Vectors, seconds: float, clients: int, 
 async def _ask_all(url: str, key: str, queries: Vectors, seconds: float, clients: int, enough: Event, told: Told) -> None:
     """Plain HTTP over kept connections: a full client would need more of the processor than the server."""
     import asyncio
-    import json
 
     host, _, port = url.removeprefix("http://").partition(":")
     requests = []
@@ -168,7 +182,7 @@ async def _ask_all(url: str, key: str, queries: Vectors, seconds: float, clients
             told.seconds.append(time.perf_counter() - begin)
             if not head.startswith(b"HTTP/1.1 200"):
                 told.errors.append(f"search: {head[9:12].decode()} {body[:200].decode(errors='replace')}")
-            elif len(told.seconds) % 10 == 0:
+            else:
                 found = json.loads(body)
                 told.answers.append((place, found["version"], [(hit["id"], hit["score"]) for hit in found["hits"]]))
         writer.close()

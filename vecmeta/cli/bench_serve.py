@@ -80,7 +80,7 @@ def bench_mixed(
     seconds: Annotated[float, typer.Option(min=1)] = 60,
     adaptations: Annotated[int, typer.Option(min=0)] = 10,
 ) -> None:
-    """32 clients that search, 4 that add, 2 that judge, while adaptations run: errors, mixed versions, latency beside idle."""
+    """32 clients that search, 4 that add, 2 that judge, while adaptations run: errors, mixed versions, latency beside idle (needs wrk)."""
     from vecmeta.bench import mixed
 
     with render.progress("steps") as progress:
@@ -92,7 +92,8 @@ def bench_mixed(
     rows = [_row(name, facts[key]) for key, name in names.items()]
     render.show(render.table(("", "requests>", "errors>", "p50 ms>", "p99 ms>"), rows))
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in facts["adaptations"].items())
-    render.show(f"adaptations: {outcomes or 'none'}; versions that answered: {', '.join(map(str, facts['versions']))}")
+    render.show(f"adaptations: {outcomes or 'none'}; {facts['adaptations_under_load']} ended while searches were measured")
+    render.show(f"versions that answered: {', '.join(map(str, facts['versions']))}")
     render.show(f"p99 of searches is {facts['p99_to_idle']:.2f} times its idle value")
     render.show(f"{facts['answers_of_mixed_versions']} of {facts['answers_checked']:,} checked answers mix versions")
     for error in facts["errors"]:
