@@ -193,3 +193,16 @@ def test_search_and_count_refuse_a_bad_filter(rows: vm.Collection) -> None:
 
 def test_long_lists_travel_as_one_parameter(rows: vm.Collection) -> None:
     assert found(rows, {"year": {"$in": list(range(MAX_LIST))}}) == expected({"year": {"$in": list(range(MAX_LIST))}})
+
+
+def test_a_text_with_nul_is_refused() -> None:
+    with pytest.raises(vm.InvalidFilter, match="NUL"):
+        parse({"half": "first\0second"})
+
+
+def test_a_value_that_cannot_be_shown_is_refused_all_the_same() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(vm.InvalidFilter, match="nested"):
+        parse({"a": {"$eq": deep}})

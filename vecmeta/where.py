@@ -170,6 +170,8 @@ def _scalar(name: str, operator: str, value: object) -> Scalar:
     if isinstance(value, str):
         if any(0xD800 <= ord(c) < 0xE000 for c in value):
             raise InvalidFilter(f"{operator} on {name!r}: the text holds a lone surrogate")
+        if "\0" in value:  # where SQLite would take the text to end
+            raise InvalidFilter(f"{operator} on {name!r}: the text holds NUL")
         return value
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else float(value)
@@ -179,5 +181,8 @@ def _scalar(name: str, operator: str, value: object) -> Scalar:
 
 
 def _show(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested very deeply"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Collection
-from datetime import UTC
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -87,7 +86,7 @@ async def list_judgements(
             query=query_json(j.query),
             score=j.score,
             user=j.user,
-            time=None if j.time is None else j.time.replace(tzinfo=UTC),
+            time=j.time,
         )
         for j in log[offset : offset + limit]
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC
 from typing import Annotated
 
 from fastapi import APIRouter, Path
@@ -84,7 +83,7 @@ async def click(body: ClickBody, _: Teacher, collection: Named, service: Service
 
 
 def _fields(version: Version) -> dict[str, object]:
-    return {**asdict(version), "created": version.created.replace(tzinfo=UTC), "metrics": dict(version.metrics)}
+    return {**asdict(version), "metrics": dict(version.metrics)}
 
 
 def _one(collection: Collection, number: int) -> VersionAnswer:

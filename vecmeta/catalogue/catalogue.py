@@ -73,7 +73,7 @@ class Catalogue:
             names = self.names()
             known = ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "none yet"
             raise CollectionNotFound(f"there is no collection {name!r}; known: {known}")
-        return CollectionRow(*row)
+        return CollectionRow(*row[:-1], created=row.created.replace(tzinfo=UTC))
 
     def names(self) -> list[str]:
         """The names of all collections, sorted."""

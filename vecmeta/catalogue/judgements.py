@@ -160,7 +160,7 @@ class JudgementLog:
         with self._engine.reading() as connection:
             rows = connection.execute(select(*columns).where(c.collection == self._id).order_by(c.seq)).all()
         return [
-            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user, time)
+            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user, time.replace(tzinfo=UTC))
             for item, concept, query, score, user, time in rows
         ]
 

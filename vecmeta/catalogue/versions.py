@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -64,13 +64,13 @@ class VersionStore:
         """Every stored version, oldest first."""
         query = select(*_COLUMNS).where(versions.c.collection == self._id).order_by(versions.c.number)
         with self._engine.reading() as connection:
-            return [VersionRow(*row) for row in connection.execute(query)]
+            return [_version(row) for row in connection.execute(query)]
 
     def get(self, number: int) -> VersionRow:
         """One stored version. Raises VersionNotFound."""
         with self._engine.reading() as connection:
             row = connection.execute(select(*_COLUMNS).where(*self._is(number))).one_or_none()
-        return VersionRow(*row) if row is not None else self._missing(number)
+        return _version(row) if row is not None else self._missing(number)
 
     def head(self, number: int) -> bytes:
         """The stored head. Raises VersionNotFound."""
@@ -83,7 +83,7 @@ class VersionStore:
         query = select(*_COLUMNS).where(versions.c.collection == self._id, versions.c.inputs == inputs)
         with self._engine.reading() as connection:
             row = connection.execute(query).one_or_none()
-        return None if row is None else VersionRow(*row)
+        return None if row is None else _version(row)
 
     def put(self, inputs: str, head: bytes, row: dict[str, Any]) -> int:
         """Store a version (its row's fields without number and created) and return its number.
@@ -153,3 +153,8 @@ class VersionStore:
     def _missing(self, number: int) -> NoReturn:
         known = ", ".join(str(row.number) for row in self.all()[-10:])
         raise VersionNotFound(f"{self._name!r} has no version {number}; known: 0" + (f", {known}" if known else ""))
+
+
+def _version(row: Any) -> VersionRow:
+    found = VersionRow(*row)
+    return replace(found, created=found.created.replace(tzinfo=UTC))
