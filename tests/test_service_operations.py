@@ -6,6 +6,7 @@ import gzip
 import http.server
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -405,3 +406,13 @@ def test_the_document_is_open_and_whole(service: Service) -> None:
     told = json.loads(service.client.get("/openapi.json", headers={"Authorization": ""}).text)
     assert told["info"]["version"] == vm.__version__
     assert service.client.get("/docs").status_code == 200
+
+
+def test_the_manual_needs_no_other_site(tmp_path: Path) -> None:
+    with served(tmp_path) as service:
+        page = service.client.get("/docs").text
+        sources = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert sources
+        for source in sources:
+            assert source.startswith("/static-offline-docs/")
+            assert service.client.get(source).status_code == 200
