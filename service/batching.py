@@ -24,7 +24,7 @@ class Batcher(Generic[K, Asked, Answer]):
 
     No clock is needed for that: what comes in while all `workers` are busy is what the next batch holds, so a lonely request never
     waits and a crowd is served in large batches. With `wait` > 0 the first of a batch also waits so many seconds for company when nobody
-    is busy. A batch that takes longer than `timeout` seconds is given up (TimeoutError). When a batch of several fails, each is tried by
+    is busy. Nobody waits longer than `timeout` seconds, for a turn and the answer together. When a batch of several fails, each is tried by
     itself, so that nobody gets another one's error.
     """
 
@@ -42,7 +42,7 @@ class Batcher(Generic[K, Asked, Answer]):
         self.answers = 0
 
     async def ask(self, key: K, asked: Asked) -> Answer:
-        """The answer to one request. Raises what `work` raises for it, and Overloaded."""
+        """The answer to one request. Raises what `work` raises for it, Overloaded and TimeoutError."""
         if self._count >= self._waiting:
             raise Overloaded
         loop = asyncio.get_running_loop()
@@ -53,7 +53,8 @@ class Batcher(Generic[K, Asked, Answer]):
             self._called = True
             # Not at once: what the loop has read from other connections meanwhile belongs to the same batch.
             loop.call_later(self._wait, self._start) if self._wait else loop.call_soon(self._start)
-        return await future
+        async with asyncio.timeout(self._timeout):
+            return await future
 
     def _start(self) -> None:
         self._called = False
@@ -72,8 +73,7 @@ class Batcher(Generic[K, Asked, Answer]):
                 self.batches += 1
                 self.answers += len(batch)
                 done = loop.run_in_executor(self._pool, self._together, key, [asked for asked, _ in batch])
-                late = loop.call_later(self._timeout, _too_late, batch)
-                done.add_done_callback(lambda done, batch=batch, late=late: self._finish(batch, done, late))  # type: ignore[misc]
+                done.add_done_callback(lambda done, batch=batch: self._finish(batch, done))  # type: ignore[misc]
 
     def _together(self, key: K, asked: list[Asked]) -> list[Answer | Exception]:
         try:
@@ -87,9 +87,7 @@ class Batcher(Generic[K, Asked, Answer]):
         self,
         batch: list[tuple[Asked, asyncio.Future[Answer]]],
         done: asyncio.Future[list[Answer | Exception]],
-        late: asyncio.TimerHandle,
     ) -> None:
-        late.cancel()
         self._idle += 1
         self._start()
         if done.cancelled():  # the service stops
@@ -103,10 +101,3 @@ class Batcher(Generic[K, Asked, Answer]):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
-
-
-def _too_late(batch: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
-    """The thread goes on, but nobody waits for it any longer."""
-    for _, future in batch:
-        if not future.done():
-            future.set_exception(TimeoutError())

@@ -38,12 +38,10 @@ class HotSearch:
             return
         heard: list[Message] = []
         try:
-            key = scope["key"] = await self._gatekeeper.key(Request(scope))
+            request = Request(scope)
+            key = scope["key"] = await self._gatekeeper.key(request)
             check(key, "read", collection.name)
-            if (
-                int(next((value for name, value in scope["headers"] if name == b"content-length"), 0))
-                > self._runtime.settings.max_body
-            ):
+            if int(request.headers.get("content-length", 0)) > self._runtime.settings.max_body:
                 raise ValueError  # told at once, without waiting for it
             body = await self._body(receive, heard)
             [answer] = await self._answers(self._runtime, collection, SearchBody.model_validate(orjson.loads(body)))

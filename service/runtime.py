@@ -150,8 +150,7 @@ class Runtime:
         """The hits of one query: a vector or an Id; searched together with what other requests bring, unless it is bent by feedback."""
         if feedback:
             return await self.run(lambda: collection.search(query, k, where=where, version=version, feedback=feedback))
-        async with asyncio.timeout(self.settings.timeout):
-            return await self.searches.ask((collection, version, k, _filter_key(where)), query)
+        return await self.searches.ask((collection, version, k, _filter_key(where)), query)
 
     async def job(self, id: str) -> Job:
         """A job; one that went live is told so only when searches here are answered by its version. Raises JobNotFound."""

@@ -47,7 +47,7 @@ class Gatekeeper:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         key = await self._found(secret.strip() if kind.lower() == "bearer" else None, address)
         if self._rate is not None and not self._limiter.hit(self._rate, key.id):
-            raise self._too_many(self._rate, key.id, f"this key may make {self._rate.amount} requests a minute")
+            raise self._too_many(self._rate, f"this key may make {self._rate.amount} requests a minute", key.id)
         return key
 
     async def _found(self, secret: str | None, address: str) -> Key:
@@ -57,7 +57,7 @@ class Gatekeeper:
             if known is not None and known[0] > now:
                 return known[1]
             if not self._limiter.test(self._wrong, "wrong", address):
-                raise self._too_many(self._wrong, f"wrong/{address}", "too many wrong API keys from this address")
+                raise self._too_many(self._wrong, "too many wrong API keys from this address", "wrong", address)
             key = await self._runtime.run(self._runtime.db.keys.find, secret)
             if key is not None:
                 if len(self._known) >= MOST_REMEMBERED:
@@ -68,8 +68,8 @@ class Gatekeeper:
         detail = "this API key is unknown, expired or revoked" if secret else "an API key is needed: Authorization: Bearer vm_…"
         raise Refused(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
 
-    def _too_many(self, rate: RateLimitItemPerMinute, who: str, detail: str) -> Refused:
-        reset = self._limiter.get_window_stats(rate, *who.split("/", 1)).reset_time
+    def _too_many(self, rate: RateLimitItemPerMinute, detail: str, *who: str) -> Refused:
+        reset = self._limiter.get_window_stats(rate, *who).reset_time
         return Refused(429, "too_many_requests", detail, {"Retry-After": str(max(1, round(reset - time.time())))})
 
 

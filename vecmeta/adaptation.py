@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.judgements import JudgementLog
 from vecmeta.catalogue.versions import State, VersionStore
@@ -47,11 +48,8 @@ class Wish:
 
     def __post_init__(self) -> None:
         checked(self.method)
-        if self.start is not None and not isinstance(self.start, (str, Path)):
-            raise InvalidConfig(f"a start is the path of a file, not {self.start!r}")
-        s = self.strength
-        if s is not None and (isinstance(s, bool) or not isinstance(s, (int, float)) or not 0 < s <= 1):
-            raise InvalidConfig(f"a strength is a number above 0 and up to 1, not {s!r}")
+        intake.start_file(self.start)
+        intake.strength(self.strength)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InvalidConfig(f"a seed is a whole number from 0, not {self.seed!r}")
 

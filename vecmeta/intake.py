@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vecmeta.errors import InvalidConfig, InvalidItem
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from vecmeta.errors import InvalidConfig, InvalidItem, InvalidVector
 from vecmeta.types import Item
 
 MAX_ID = 512  # characters
@@ -73,6 +76,33 @@ def version_number(version: object) -> int | None:
     if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**31:
         raise InvalidConfig(f"a version is a whole number, 0 for the untouched encoder, not {version!r}")
     return version
+
+
+def strength(value: object) -> float | None:
+    """How far vectors are moved; None lets an adaptation choose. Raises InvalidConfig."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise InvalidConfig(f"a strength is a number above 0 and up to 1, not {value!r}")
+    return value
+
+
+def start_file(value: object) -> str | Path | None:
+    """The file of a meta-learned start; None is the shipped one. Raises InvalidConfig."""
+    if value is not None and not isinstance(value, (str, Path)):
+        raise InvalidConfig(f"a start is the path of a file, not {value!r}")
+    return value
+
+
+def matrix(ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[object] | None, dim: int) -> tuple[list[str], NDArray[Any]]:
+    """The ids of own vectors and the vectors, one row each; the rows themselves are not looked at. Raises InvalidItem, InvalidVector."""
+    names = distinct(ids)
+    rows = np.asarray(vectors)
+    if rows.ndim != 2 or len(rows) != len(names):
+        raise InvalidVector(f"{len(names)} ids need vectors of the shape ({len(names)}, {dim}), not {rows.shape}")
+    if metadata is not None and len(metadata) != len(names):
+        raise InvalidItem(f"{len(names)} ids need as many metadata objects, not {len(metadata)}")
+    return names, rows
 
 
 def drafts(items: Iterable[Item]) -> list[Draft]:

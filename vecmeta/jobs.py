@@ -129,14 +129,11 @@ def _params(kind: object, params: object) -> dict[str, Any]:
     for name in ("dry_run", "activate"):
         if not isinstance(wish.get(name, True), bool):
             raise InvalidConfig(f"{name} is true or false, not {wish[name]!r}")
-    strength, seed, start = wish.get("strength"), wish.get("seed", 0), wish.get("start")
-    if strength is not None and (isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 < strength <= 1):
-        raise InvalidConfig(f"a strength is a number above 0 and up to 1, not {strength!r}")
+    intake.strength(wish.get("strength"))
+    seed, start = wish.get("seed", 0), intake.start_file(wish.get("start"))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InvalidConfig(f"a seed is a whole number from 0 to 2**63 - 1, not {seed!r}")
     if start is not None:
-        if not isinstance(start, (str, Path)):
-            raise InvalidConfig(f"a start is the path of a file, not {start!r}")
         wish["start"] = str(Path(start).absolute())  # the worker may stand in another folder
     return wish
 

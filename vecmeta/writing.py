@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore, Row
 from vecmeta.contents import Contents
-from vecmeta.errors import InvalidItem, InvalidVector
 from vecmeta.serving import Servings
 from vecmeta.types import Item, Metadata, Progress
 
@@ -46,12 +44,7 @@ class Writer:
 
     def add_vectors(self, ids: Sequence[str], vectors: ArrayLike, metadata: Sequence[Metadata] | None, dim: int) -> int:
         """See `vecmeta.Collection.add_vectors`."""
-        names = intake.distinct(ids)
-        matrix = np.asarray(vectors)
-        if matrix.ndim != 2 or len(matrix) != len(names):
-            raise InvalidVector(f"{len(names)} ids need vectors of the shape ({len(names)}, {dim}), not {matrix.shape}")
-        if metadata is not None and len(metadata) != len(names):
-            raise InvalidItem(f"{len(names)} ids need as many metadata objects, not {len(metadata)}")
+        names, matrix = intake.matrix(ids, vectors, metadata, dim)
 
         def rows() -> Iterator[Row]:
             for start in range(0, len(names), WRITTEN_AT_ONCE):

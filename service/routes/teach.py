@@ -32,7 +32,6 @@ from vecmeta import Job, JobNotFound, Judgement
 collections = APIRouter(prefix="/collections/{name}", tags=["teaching"], route_class=FastRoute)
 jobs = APIRouter(prefix="/jobs", tags=["jobs"], route_class=FastRoute)
 
-ENDED = ("live", "kept", "failed", "cancelled")
 LOOK_EVERY = 0.1  # seconds between looks at a job that is watched
 LONGEST_WAIT = 60  # seconds of `Prefer: wait`
 _WAIT = re.compile(r"\bwait=(\d{1,6})\b")
@@ -124,7 +123,7 @@ async def adapt(
         response.headers["Preference-Applied"] = wish[0]
         seen = [seen async for seen in _watched(service, job.id, min(int(wish[1]), LONGEST_WAIT))]
         job = seen[-1]
-    response.status_code = 200 if job.state in ENDED else 202
+    response.status_code = 202 if job.finished is None else 200
     return job_model(job)
 
 
@@ -180,7 +179,7 @@ async def cancel_job(job: OneJob, service: Service, key: Reader) -> JobModel:
 async def job_events(job: OneJob, service: Service) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `progress` whenever the job moves, `end` when it has ended; each carries the job."""
     async for seen in _watched(service, job.id, None):
-        yield ServerSentEvent(data=job_model(seen), event="end" if seen.state in ENDED else "progress")
+        yield ServerSentEvent(data=job_model(seen), event="progress" if seen.finished is None else "end")
 
 
 async def _watched(service: Runtime, id: str, seconds: float | None) -> AsyncIterator[Job]:
@@ -197,7 +196,7 @@ async def _watched(service: Runtime, id: str, seconds: float | None) -> AsyncIte
         if now != before:
             before = now
             yield job
-        if job.state in ENDED or (end is not None and loop.time() >= end) or service.stopping:
+        if job.finished is not None or (end is not None and loop.time() >= end) or service.stopping:
             return
         await asyncio.sleep(LOOK_EVERY)
 

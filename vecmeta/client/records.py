@@ -70,12 +70,7 @@ def sent_vectors(
     ids: Sequence[str], vectors: Any, metadata: Sequence[Mapping[str, Any]] | None, dim: int
 ) -> tuple[int, Iterator[tuple[dict[str, Any], int]]]:
     """`sent_items` for own vectors (n, dim). Raises InvalidItem, InvalidVector that names the first that cannot be sent."""
-    names = intake.distinct(ids)
-    matrix = np.asarray(vectors)
-    if matrix.ndim != 2 or len(matrix) != len(names):
-        raise InvalidVector(f"{len(names)} ids need vectors of the shape ({len(names)}, {dim}), not {matrix.shape}")
-    if metadata is not None and len(metadata) != len(names):
-        raise InvalidItem(f"{len(names)} ids need as many metadata objects, not {len(metadata)}")
+    names, matrix = intake.matrix(ids, vectors, metadata, dim)
     for start in range(0, len(names), MOST):
         _check_vectors(matrix[start : start + MOST], names[start : start + MOST], dim)
     about = (
