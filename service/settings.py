@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     device: str = "auto"
 
     auth: bool = True  # False: no API keys, and only requests from this machine are answered
-    encoders: Annotated[tuple[str, ...], NoDecode] = ("text", "image", "resnet18", "resnet50", "vectors")  # that callers may name
+    encoders: Annotated[tuple[str, ...], NoDecode] = (  # that callers may name
+        "text", "text:int8", "image", "resnet18", "resnet50", "vectors",
+    )  # fmt: skip
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()  # none: browsers of other sites get nothing
 
     rate: Annotated[int, Field(ge=0)] = 0  # requests a minute and key; 0: as many as come

@@ -392,7 +392,7 @@ def full(*_: object) -> None:
 def test_disk_full_while_an_adaptation_writes_its_index(
     taught: vm.Collection, clusters: Clusters, db: vm.Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = taught.search(clusters.x[0], 5)
+    before = taught.search(clusters.x[0], 5, version=0)
     with monkeypatch.context() as patch:
         patch.setattr(store, "_sync", full)
         with pytest.raises(vm.StorageFull, match="No space left"):
@@ -402,6 +402,28 @@ def test_disk_full_while_an_adaptation_writes_its_index(
     assert taught.search(clusters.x[0], 5) == before
     assert not [path for path in (db.folder / "index").rglob("*") if path.name.startswith((".tmp", "v1"))]
     assert taught.adapt().decision == "promoted"  # and once there is room again it works
+
+
+def test_disk_full_after_a_version_went_live_where_searches_are_answered(
+    tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a process goes live first and writes the files beside: they are derived, and nothing is lost without them."""
+    with vm.open(tmp_path, device="cpu") as db:
+        c = db.create("clusters", encoder="vectors", dim=clusters.dim)
+        c.add_vectors(clusters.ids, clusters.x)
+        c.feedback(clusters.judgements(range(6), 5))
+        c.search(clusters.x[0], 5)
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "_sync", full)
+            assert c.adapt().decision == "promoted"
+            expected = c.search(clusters.x[0], 5)
+            assert expected.version == 1
+            with pytest.warns(UserWarning, match="will be rebuilt"):
+                c.close()
+    with vm.open(tmp_path, device="cpu") as db:
+        found = db.collection("clusters").search(clusters.x[0], 5)
+        assert found.version == 1
+        assert [hit.id for hit in found] == [hit.id for hit in expected]
 
 
 def test_disk_full_while_closing_costs_a_rebuild_and_no_data(

@@ -124,7 +124,7 @@ def filled(collection: Any) -> Any:
 # -- the same verbs ----------------------------------------------------------------------------------------------------------------
 
 NOT_REMOTE = {  # what makes no sense from afar
-    vm.Collection: {"warm", "forget"},
+    vm.Collection: {"warm", "settle", "forget"},
     vm.Database: set(),
     Jobs: {"feedback_given", "counts"},
     Traffic: {"choose", "searched"},

@@ -27,7 +27,8 @@ import vecmeta
 from vecmeta.encoders import Encoder, ImageEncoder, TextEncoder, VectorEncoder, download, model_folder, open_encoder
 from vecmeta.encoders.image import TORCHVISION
 from vecmeta.encoders.model_folder import dimension, model_files
-from vecmeta.encoders.text import CHARS_PER_TOKEN, MAX_TEXT_CHARS, batches
+from vecmeta.encoders.text import CHARS_PER_TOKEN, MAX_TEXT_CHARS
+from vecmeta.encoders.tokens import batches
 from vecmeta.encoders.weights import Lazy, package_path, torch_device
 from vecmeta.errors import EncoderMismatch, EncoderUnavailable, InvalidConfig, UndecodableContent
 from vecmeta.types import Content, Vectors
@@ -455,7 +456,7 @@ def test_paraphrases_are_nearer_than_strangers(text: Encoder) -> None:
 
 
 def test_order_and_batches_do_not_matter(text: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vecmeta.encoders.text._BATCH", 8)
+    monkeypatch.setattr("vecmeta.encoders.tokens.MOST", 8)
     texts = [TEXTS[i % 5] + " again" * (i * 7 % 11) for i in range(20)]  # three batches, lengths mixed
     together = text.encode(texts)
     for place in (0, 3, 11, 19):
@@ -464,12 +465,12 @@ def test_order_and_batches_do_not_matter(text: Encoder, monkeypatch: pytest.Monk
 
 def test_batches_hold_every_position_once_and_stay_within_memory() -> None:
     lengths = [3, 100_000, 5, 700, 0] * 60
-    made = list(batches(lengths, 8192))
+    made = list(batches(lengths, 8192, 64 * 256))
     assert sorted(place for batch in made for place in batch) == list(range(300))
     for batch in made:
         assert len(batch) <= 64
         assert len(batch) * min(max(lengths[place] for place in batch), 8192) <= 64 * 256
-    assert list(batches([], 256)) == []
+    assert list(batches([], 256, 1024)) == []
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def test_pictures_of_one_thing_are_nearer(lite0: ImageEncoder) -> None:
 
 
 def test_order_batches_and_threads_do_not_matter(lite0: ImageEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vecmeta.encoders.image._BATCH", 4)
+    monkeypatch.setattr("vecmeta.encoders.image._BATCH_MOST", 4)
     pictures = [saved(scene(40 + i, 50, seed=i)) for i in range(10)]  # three batches
     together = lite0.encode(pictures)
     assert together.shape == (10, 1280)

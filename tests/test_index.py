@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,35 +16,61 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vecmeta.errors import IndexUnavailable, InvalidConfig, InvalidInput, InvalidVector
-from vecmeta.index import KINDS, VectorIndex, base, faiss_index, open_index
-from vecmeta.index.faiss_index import FaissIndex, Graph
+from vecmeta.index import KINDS, VectorIndex, base, graph, open_index
+from vecmeta.index.blocks import BLOCK, Blocks
+from vecmeta.index.faiss_index import FaissIndex
+from vecmeta.index.graph import Graph
 from vecmeta.index.keys import KeyTable
 from vecmeta.index.locks import ReadWriteLock
-from vecmeta.types import Keys, Vectors
+from vecmeta.types import Keys, Matching, Vectors
 
 DIM = 16
+
+
+class Settled(FaissIndex):
+    """One whose rows are all linked as soon as they are there."""
+
+    def add(self, keys: Keys, vectors: Vectors) -> None:
+        """Add, then link."""
+        super().add(keys, vectors)
+        self.settle()
+        assert self.pending == 0
+
+
+class HalfSettled(FaissIndex):
+    """One in which some rows are linked and others wait, again and again."""
+
+    def add(self, keys: Keys, vectors: Vectors) -> None:
+        """Add, then link a part."""
+        super().add(keys, vectors)
+        with self._writer:
+            self._link(len(keys) // 2)
+
+
 MODES: dict[str, Callable[[], VectorIndex]] = {
     "exact": lambda: open_index("exact", DIM),
     "faiss-flat": lambda: open_index("faiss", DIM, hnsw_from=10**9),
-    "faiss-hnsw": lambda: open_index("faiss", DIM, hnsw_from=0),
+    "faiss-hnsw": lambda: Settled(DIM, hnsw_from=0),
+    "faiss-half": lambda: HalfSettled(DIM, hnsw_from=0),
+    "faiss-waiting": lambda: open_index("faiss", DIM, hnsw_from=0),
 }
 Make = Callable[[], VectorIndex]
 
 
 @pytest.fixture(params=MODES)
 def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
-    if request.param == "faiss-hnsw":
-        monkeypatch.setattr(faiss_index, "EXACT_PER_EF", 0)  # walk the graph even where scoring all rows would be quicker
+    if request.param in ("faiss-hnsw", "faiss-half"):
+        monkeypatch.setattr(graph, "EXACT_PER_EF", 0)  # walk the graph even where scoring all rows would be quicker
     return MODES[request.param]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread() -> Iterator[None]:
     """On a busy machine faiss's threads wait for each other longer than such small work takes."""
-    threads = faiss_index.faiss.omp_get_max_threads()
-    faiss_index.faiss.omp_set_num_threads(1)
+    threads = graph.faiss.omp_get_max_threads()
+    graph.faiss.omp_set_num_threads(1)
     yield
-    faiss_index.faiss.omp_set_num_threads(threads)
+    graph.faiss.omp_set_num_threads(threads)
 
 
 def unit(rng: np.random.Generator, n: int, dim: int = DIM) -> Vectors:
@@ -295,6 +322,8 @@ ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.lists(st.integers(0, 40), max_size=30)),
         st.tuples(st.just("remove"), st.lists(st.integers(0, 40), max_size=30)),
+        st.tuples(st.just("settle"), st.just([])),
+        st.tuples(st.just("wear"), st.just([])),
         st.tuples(st.just("search"), st.lists(st.integers(0, 40), min_size=1, max_size=30)),
     ),
     max_size=12,
@@ -310,7 +339,7 @@ def test_any_sequence_of_writes_and_searches(mode: str, actions: list[tuple[str,
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "DEAD_ROWS", 5)
         patch.setattr(base, "SLICE", 7)
-        patch.setattr(faiss_index, "EXACT_PER_EF", 0)
+        patch.setattr(graph, "EXACT_PER_EF", 0)
         index = MODES[mode]()
         for action, numbers in actions:
             keys = np.array(numbers, np.int64)
@@ -321,6 +350,11 @@ def test_any_sequence_of_writes_and_searches(mode: str, actions: list[tuple[str,
             elif action == "remove":
                 assert index.remove(keys) == len(set(numbers) & set(held))
                 held = {key: row for key, row in held.items() if key not in numbers}
+            elif action == "settle":
+                index.settle()
+                assert index.pending == 0
+            elif action == "wear":
+                index.wear()
             else:
                 check(index, held, unit(rng, 2), numbers[0] + 1)
                 check(index, held, unit(rng, 2), numbers[0] + 1, keys)
@@ -370,32 +404,174 @@ def test_readers_beside_a_writer(make: Make, monkeypatch: pytest.MonkeyPatch) ->
 # -- what only one of them does
 
 
-def has_graph(index: FaissIndex) -> bool:
-    return isinstance(index._state.store, Graph)
+def linked(index: VectorIndex) -> int:
+    assert isinstance(index, FaissIndex)
+    return index._state.store.linked
 
 
-def test_the_graph_starts_at_its_threshold_and_ends_after_compaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "EXACT_PER_EF", 0)
+def test_the_graph_starts_at_its_threshold_and_ends_when_all_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "EXACT_PER_EF", 0)
     monkeypatch.setattr(base, "DEAD_ROWS", 100)
     rng = np.random.default_rng(9)
     index, x, queries = FaissIndex(DIM, hnsw_from=1000), unit(rng, 2000), unit(rng, 3)
-    index.reserve(2000)
     index.add(np.arange(999), x[:999])
-    assert not has_graph(index)
-    index.add(ints(5), x[5:6])  # a replacement is not one more
-    assert not has_graph(index)
+    assert index.pending == index.settle() == linked(index) == 0
     index.add(np.arange(999, 1000), x[999:1000])
-    assert has_graph(index)
+    assert index.pending == 1000
+    check(index, dict(enumerate(x[:1000])), queries, 10)
+    assert index.settle() == linked(index) == 1000
     check(index, dict(enumerate(x[:1000])), queries, 10)
     index.add(np.arange(1000, 2000), x[1000:])
     check(index, dict(enumerate(x)), queries, 10)
+    assert (index.pending, linked(index)) == (1000, 1000)
+    index.settle()
 
     for part in np.array_split(np.arange(1900), 19):
         index.remove(part)
+        index.settle()
         table = index._state.table
         assert table.rows - table.count <= max(100, 0.3 * table.rows)
-    assert not has_graph(index)
+    assert linked(index) == 0
     check(index, dict(zip(range(1900, 2000), x[1900:], strict=True)), queries, 10)
+
+
+def test_a_fork_keeps_the_links_and_takes_other_vectors(make: Make) -> None:
+    """Some keys are deleted, replaced, added, half of the rows not yet linked: the fork holds what it was filled with."""
+    rng = np.random.default_rng(15)
+    index, x, queries = make(), unit(rng, 400), unit(rng, 3)
+    index.add(np.arange(300), x[:300])
+    index.remove(np.arange(20, 40))
+    index.add(np.arange(100, 110), x[390:])
+    copy = index.fork()
+    if copy is None:
+        assert make().fork() is None
+        return
+    assert isinstance(index, FaissIndex)
+    before = index.search(queries, 10)
+    moved = unit(rng, 400)
+    copy.remove(np.setdiff1d(copy.keys(), np.arange(40, 400)))
+    for part in np.array_split(rng.permutation(np.arange(40, 400)), 7):
+        copy.fill(part, moved[part])
+    held = {key: moved[key] for key in range(40, 400)}
+    check(copy, held, queries, 10)
+    copy.settle()
+    check(copy, held, queries, 10)
+    copy.add(np.arange(500, 510), x[:10])  # it grows by itself
+    check(copy, held | dict(zip(range(500, 510), x[:10], strict=True)), queries, 10)
+    for found, was in zip(index.search(queries, 10), before, strict=True):
+        np.testing.assert_array_equal(found, was)
+
+
+def test_the_graph_under_other_vectors_finds_nearly_what_a_new_one_does() -> None:
+    rng = np.random.default_rng(16)
+    x, _ = clustered(rng, 6200, dim=64, clusters=60)
+    turn = np.eye(64, dtype=np.float32) + 0.08 * rng.standard_normal((64, 64)).astype(np.float32)
+    moved = x @ turn
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    index = FaissIndex(64, hnsw_from=0, ef_search=64)
+    index.add(np.arange(6000), x[:6000])
+    index.settle()
+    copy = index.fork()
+    assert copy is not None
+    copy.fill(np.arange(6000), moved[:6000])
+    queries = moved[6000:]
+    truth = copy.exact(queries, 10)[1]
+    np.testing.assert_array_equal(truth, np.argsort(-(queries @ copy.vectors(np.arange(6000)).T), axis=1)[:, :10])
+
+    def recall() -> float:
+        found = copy.search(queries, 10)[1]
+        return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)]))
+
+    kept = recall()
+    copy.wear()
+    assert copy.pending == 6000
+    copy.settle()
+    assert copy.pending == 0
+    assert kept >= 0.97 * recall()
+    assert recall() >= 0.98
+
+
+def test_what_is_written_while_the_graph_is_made_anew_is_in_it() -> None:
+    rng = np.random.default_rng(17)
+    index, x, queries = FaissIndex(DIM, hnsw_from=0), unit(rng, 3000), unit(rng, 3)
+    index.add(np.arange(2000), x[:2000])
+    index.settle()
+    index.wear()
+    calls = 0
+
+    def write() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            index.add(np.arange(1990, 2500), x[1990:2500])  # ten of them replaced
+            index.remove(np.arange(10))
+
+    assert index.settle(write) >= 2000
+    assert calls > 2
+    check(index, {key: x[key] for key in range(10, 2500)}, queries, 10)
+    index.settle()
+    assert linked(index) == index._state.table.rows
+    check(index, {key: x[key] for key in range(10, 2500)}, queries, 10)
+
+
+def test_settling_can_be_ended_and_goes_on_later() -> None:
+    rng = np.random.default_rng(18)
+    index, x = FaissIndex(DIM, hnsw_from=0), unit(rng, 3000)
+    index.add(np.arange(3000), x)
+    calls = 0
+
+    def stop() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.settle(stop)
+    assert 0 < index.pending < 3000
+    check(index, dict(enumerate(x)), x[:2], 10)
+    assert index.settle() + 3000 - index.pending > 0
+    assert index.pending == 0
+
+
+def test_a_mapped_file_is_copied_before_it_is_changed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(19)
+    index, x, queries = FaissIndex(DIM, hnsw_from=0), unit(rng, 600), unit(rng, 3)
+    index.add(np.arange(500), x[:500])
+    index.settle()
+    index.dump(tmp_path)
+    before = (tmp_path / "graph.faiss").read_bytes()
+    for change in ("settle", "fork", "wear"):
+        again = FaissIndex.load(tmp_path)
+        again.add(np.arange(500, 600), x[500:])
+        if change == "fork":
+            copy = again.fork()
+            assert copy is not None
+            copy.fill(np.arange(600), x[::-1].copy())
+            check(copy, dict(enumerate(x[::-1])), queries, 10)
+        if change == "wear":
+            again.wear()
+        again.settle()
+        check(again, dict(enumerate(x)), queries, 10)
+        assert (tmp_path / "graph.faiss").read_bytes() == before
+
+
+def test_blocks_are_a_queue() -> None:
+    blocks, x = Blocks(2), np.arange(2 * (2 * BLOCK + 5), dtype=np.float32).reshape(-1, 2)
+    for part in np.array_split(x, 7):
+        blocks.append(part)
+    assert [len(part) for part in blocks.parts()] == [BLOCK, BLOCK, 5]
+    np.testing.assert_array_equal(blocks.gather(ints(0, BLOCK, 2 * BLOCK + 4)), x[[0, BLOCK, -1]])
+    blocks.drop(BLOCK - 1)
+    np.testing.assert_array_equal(blocks.gather(ints(0, 1, BLOCK)), x[[BLOCK - 1, BLOCK, 2 * BLOCK - 1]])
+    blocks.overwrite(ints(0, 1), -x[:2])
+    np.testing.assert_array_equal(blocks.gather(ints(1, 0)), -x[[1, 0]])
+    for rows in (1, BLOCK, 5):
+        blocks.drop(rows)
+    assert len(blocks) == 0
+    assert blocks.parts() == []
+    blocks.append(x[:3])
+    np.testing.assert_array_equal(np.concatenate(blocks.parts()), x[:3])
 
 
 def test_the_graph_finds_nearly_all_and_gives_way_where_it_is_slower() -> None:
@@ -403,6 +579,7 @@ def test_the_graph_finds_nearly_all_and_gives_way_where_it_is_slower() -> None:
     x, _ = clustered(rng, 6000, dim=96, clusters=100)
     index = FaissIndex(96, hnsw_from=0, ef_search=64)
     index.add(np.arange(5800), x[:5800])
+    index.settle()
     truth = np.argsort(-(x[5800:] @ x[:5800].T), axis=1)[:, :10]
     found = index.search(x[5800:], 10)[1]
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.tolist(), truth.tolist(), strict=True)])
@@ -416,7 +593,7 @@ def test_the_graph_finds_nearly_all_and_gives_way_where_it_is_slower() -> None:
     index.search(x[:1], 10, allowed=np.arange(4000))
     index.search(x[:1], 10, allowed=np.arange(400))  # few: scored one by one
     index.search(x[:1], 1000)  # many wanted: likewise
-    assert walks == [64, 92]
+    assert walks == [64, 77]
 
 
 def test_copies_of_a_few_vectors_do_not_cut_off_the_rest() -> None:
@@ -426,6 +603,7 @@ def test_copies_of_a_few_vectors_do_not_cut_off_the_rest() -> None:
     x[rng.permutation(6000)[:3000]] = np.repeat(x[:10], 300, axis=0)
     index = FaissIndex(96, hnsw_from=0)
     index.add(np.arange(6000), x)
+    index.settle()
     queries = np.concatenate([queries, x[::30]])
     truth = np.sort(queries @ x.T, axis=1)[:, ::-1][:, :10]
     assert np.mean(index.search(queries, 10)[0] >= truth[:, 9:] - 1e-5) >= 0.98
@@ -438,6 +616,7 @@ def test_vectors_do_not_drift_when_rows_are_moved(monkeypatch: pytest.MonkeyPatc
     index.add(np.arange(100), x)
     for _ in range(30):
         index.add(np.arange(50, 100), unit(rng, 50))  # half die: the rest moves
+        index.settle()
     np.testing.assert_allclose(index.vectors(np.arange(50)), x[:50], atol=2e-6)
 
 
@@ -445,13 +624,16 @@ def test_rows_that_no_walk_reaches_are_found_all_the_same(monkeypatch: pytest.Mo
     rng = np.random.default_rng(11)
     index, x = FaissIndex(DIM, hnsw_from=0, ef_search=64), unit(rng, 4000)
     index.add(np.arange(4000), x)
+    index.settle()
     store, efs = index._state.store, []
     assert isinstance(store, Graph)
-    graph, search = store._index, store._index.search
+    faiss_graph, search = store._index, store._index.search
 
     class Unreached:
-        def search(self, queries: Vectors, k: int, params: object) -> tuple[Vectors, Keys]:
-            efs.append(k)
+        ntotal, d = 4000, DIM
+
+        def search(self, queries: Vectors, k: int, params: Any) -> tuple[Vectors, Keys]:
+            efs.append(params.efSearch)
             scores, found = search(queries, k, params=params)
             found[0, 5:] = -1  # the first query of every batch gets stuck
             return scores, found
@@ -459,7 +641,7 @@ def test_rows_that_no_walk_reaches_are_found_all_the_same(monkeypatch: pytest.Mo
     store._index = Unreached()
     check(index, dict(enumerate(x)), x[:3], 10)
     assert efs == [64, 256]
-    assert graph.ntotal == 4000
+    assert faiss_graph.ntotal == 4000
 
 
 def test_open_index_names_what_it_knows() -> None:
@@ -532,3 +714,43 @@ def test_the_lock_lets_readers_share_and_neither_side_starve() -> None:
         for thread in threads:
             thread.join(20)
             assert not thread.is_alive()
+
+
+def test_marks_on_slots_filter_as_keys_do(make: Make) -> None:
+    """Slots in another order than the rows, some without a row, keys replaced, removed and added between searches."""
+    rng = np.random.default_rng(20)
+    index, x, queries = make(), unit(rng, 700), unit(rng, 3)
+    held: dict[int, Vectors] = {}
+
+    def put(keys: Keys) -> None:
+        index.add(keys, x[keys])
+        held.update({key: x[key] for key in keys.tolist()})
+
+    def ask(count: int, stamp: int, base: int) -> None:
+        slots = np.arange(count, dtype=np.int64)
+        for share in (1.0, 0.5, 0.1, 0.0):
+            mask = rng.random(count) < share
+            marks = Matching(slots, mask.copy(), stamp, base)
+            for k in (1, 10):
+                found, expected = (index.search(queries, k, allowed=allowed) for allowed in (marks, slots[mask]))
+                np.testing.assert_allclose(found[0], expected[0], atol=1e-5)
+                assert set(found[1].ravel().tolist()) <= set(slots[mask].tolist()) & set(held)
+
+    put(np.arange(400))
+    ask(400, 1, 1)
+    put(rng.permutation(np.arange(300, 500)))  # replaced and new ones; the slots lag behind
+    ask(400, 1, 1)
+    ask(500, 2, 1)
+    index.remove(np.arange(50, 100))
+    for key in range(50, 100):
+        del held[key]
+    ask(500, 2, 1)
+    put(np.arange(500, 600))
+    ask(700, 3, 1)  # slots of items that the index does not have yet
+    put(np.arange(600, 700))
+    ask(700, 3, 1)
+    ask(600, 4, 4)  # others altogether
+    own = Matching(ints(7, 8, 60), np.ones(3, np.bool_), 5, 5)  # what SQL found
+    assert set(index.search(queries, 10, allowed=own)[1].ravel().tolist()) == {7, 8}
+    index.settle()
+    ask(600, 4, 4)

@@ -15,7 +15,7 @@ import pytest
 import vecmeta as vm
 from vecmeta import preview
 from vecmeta.cli import render
-from vecmeta.meta.head import IdentityHead
+from vecmeta.meta.head import IdentityHead, Projector
 from vecmeta.types import Keys, Vectors
 
 
@@ -29,6 +29,7 @@ def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with vm.open(tmp_path_factory.mktemp("db"), index=kind, device="cpu") as db:
         c = db.create("c", encoder="vectors", dim=64)
         c.add_vectors([f"i{n}" for n in range(count)], np.random.default_rng(0).normal(size=(count, 64)))
+        c.settle()
         yield c
 
 
@@ -37,10 +38,10 @@ def test_the_estimate_is_near_the_truth_and_quick(filled: vm.Collection) -> None
     ratios = []
     for _ in range(3):  # the machine may be busy with something else for a moment
         begin = time.perf_counter()
-        cost = preview.cost(filled._items, servings, head)
+        cost = preview.cost(filled._items, servings, Projector(head.project))
         took = time.perf_counter() - begin
         begin = time.perf_counter()
-        serving = servings.candidate(7, head)
+        serving, _ = servings.candidate(7, head)
         real = time.perf_counter() - begin
         size = files(servings._files(7))
         servings.discard(7)
@@ -54,7 +55,7 @@ def test_the_estimate_is_near_the_truth_and_quick(filled: vm.Collection) -> None
 def test_it_leaves_nothing_behind(filled: vm.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     before = files(filled._servings._folder)
-    preview.cost(filled._items, filled._servings, IdentityHead(64))
+    preview.cost(filled._items, filled._servings, Projector(IdentityHead(64).project))
     assert list(tmp_path.iterdir()) == []
     assert files(filled._servings._folder) == before
 
@@ -69,14 +70,14 @@ def test_a_slow_machine_tries_less(filled: vm.Collection, monkeypatch: pytest.Mo
         add(self, keys, vectors)  # type: ignore[arg-type]
 
     monkeypatch.setattr(index, "add", slowly)
-    cost = preview.cost(filled._items, filled._servings, IdentityHead(64))
-    assert rows == [preview.SLICE] * 2
+    cost = preview.cost(filled._items, filled._servings, Projector(IdentityHead(64).project))
+    assert rows == [preview.SLICE] * 3  # twice for the time, once for the bytes
     assert cost["seconds"] > 0.15 * filled.count() / preview.SLICE * 0.5
 
 
 def test_an_empty_collection_costs_no_rows(db: vm.Database) -> None:
     c = db.create("empty", encoder="vectors", dim=8)
-    cost = preview.cost(c._items, c._servings, IdentityHead(8))
+    cost = preview.cost(c._items, c._servings, Projector(IdentityHead(8).project))
     assert cost["rows"] == 0
     assert 0 <= cost["seconds"] < 0.5
 

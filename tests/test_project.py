@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import vecmeta as vm
+from vecmeta.cli import program
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vecmeta"
@@ -24,6 +26,7 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.errors", 0),
     ("vecmeta.types", 0),
     ("vecmeta.where", 0),
+    ("vecmeta.threads", 0),
     ("vecmeta.index.protocol", 1),
     ("vecmeta.encoders", 1),
     ("vecmeta.meta", 1),
@@ -35,7 +38,10 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.judged", 2),
     ("vecmeta.folds", 2),
     ("vecmeta.trial", 2),
-    ("vecmeta.serving", 3),
+    ("vecmeta.serving", 2),
+    ("vecmeta.reindex", 2),
+    ("vecmeta.sample", 2),
+    ("vecmeta.servings", 3),
     ("vecmeta.traffic", 3),
     ("vecmeta.jobs", 3),
     ("vecmeta.worker", 3),
@@ -117,7 +123,7 @@ def test_every_module_says_what_it_is_for() -> None:
 
 
 def test_all_is_what_is_exported() -> None:
-    public = {name for name, value in vars(vm).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    public = {name for name in dir(vm) if not name.startswith("_") and not inspect.ismodule(getattr(vm, name))}
     assert public == set(vm.__all__)
     assert sorted(vm.__all__) == vm.__all__
 
@@ -202,9 +208,9 @@ def test_the_readmes_commands_exist() -> None:
         verb = words[:2] if words[0] in ("bench", "keys") else words[:1]
         key = " ".join(verb)
         if key not in help_of:
-            done = subprocess.run([sys.executable, "-m", "vecmeta", *verb, "--help"], capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"README: vecmeta {line}: {done.stderr}"
-            help_of[key] = done.stdout
+            done = CliRunner().invoke(program, [*verb, "--help"], terminal_width=120)
+            assert done.exit_code == 0, f"README: vecmeta {line}: {done.output}"
+            help_of[key] = done.output
         for option in re.findall(r"(--[a-z-]+)", line):
             assert option in help_of[key], f"README: vecmeta {key} has no {option}"
     assert len(help_of) >= 8

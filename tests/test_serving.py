@@ -15,6 +15,7 @@ import pytest
 import vecmeta as vm
 from tests.conftest import Clusters
 from vecmeta.index import store
+from vecmeta.serving import Serving
 
 SLOW = 1.5  # seconds that opening takes in these tests
 QUICK = 0.75  # no search takes longer than that
@@ -212,10 +213,10 @@ def test_closing_ends_the_thread(
     paged, leave, finished = threading.Event(), threading.Event(), list[bool]()
     catch_up = other._servings._catch_up
 
-    def slowly(serving: object, progress: Callable[[str, int, int], None] | None) -> None:
+    def slowly(serving: Serving) -> None:
         paged.set()
         assert leave.wait(20)
-        catch_up(serving, progress)  # type: ignore[arg-type]
+        catch_up(serving)
         finished.append(True)
 
     monkeypatch.setattr(store, "load", lambda folder: None)  # no files: it has to be built

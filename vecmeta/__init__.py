@@ -10,8 +10,9 @@ with vm.open("./vecmeta-data") as db:
     docs.adapt()
 """
 
-from vecmeta.collection import Collection
-from vecmeta.database import Database, open
+import importlib
+import typing
+
 from vecmeta.errors import (
     AlreadyExists,
     Cancelled,
@@ -58,6 +59,10 @@ from vecmeta.types import (
     dissimilar,
     similar,
 )
+
+if typing.TYPE_CHECKING:
+    from vecmeta.collection import Collection
+    from vecmeta.database import Database, open
 
 __version__ = "0.1.0"
 
@@ -108,3 +113,17 @@ __all__ = [
     "open",
     "similar",
 ]
+
+# What brings the database's libraries, when it is first asked for: `import vecmeta` and `vecmeta --help` do without.
+_LATE = {"Collection": "vecmeta.collection", "Database": "vecmeta.database", "open": "vecmeta.database"}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_LATE[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATE})

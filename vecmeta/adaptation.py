@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.judgements import JudgementLog
@@ -21,17 +19,18 @@ from vecmeta.errors import Conflict, InvalidConfig
 from vecmeta.evaluate import Gate
 from vecmeta.judged import Taught, contradictions, lesson, resolve
 from vecmeta.meta import sentinel
-from vecmeta.meta.episodes import Episode, Statistics, statistics
+from vecmeta.meta.episodes import Episode, Statistics
 from vecmeta.meta.fitting import fit, start_of
-from vecmeta.meta.head import Head, MemoryHead
+from vecmeta.meta.head import Head, MemoryHead, Projector
 from vecmeta.meta.methods import checked
+from vecmeta.meta.projecting import projector
 from vecmeta.meta.start import Start
 from vecmeta.preview import cost
-from vecmeta.serving import Servings
+from vecmeta.sample import Sampler
+from vecmeta.servings import Servings
 from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure, why_insufficient
-from vecmeta.types import Decision, Progress, Report, Vectors
+from vecmeta.types import Decision, Progress, Report
 
-SAMPLE = 8192  # items that the statistics and the trial look at; all of them in smaller collections
 STAGES = ("reading", "adapting", "evaluating", "building", "swapping")
 
 
@@ -80,6 +79,7 @@ def adapt(
     log: JudgementLog,
     versions: VersionStore,
     servings: Servings,
+    sampler: Sampler,
     device: str,
     wish: Wish,
     progress: Progress | None,
@@ -96,12 +96,14 @@ def adapt(
         lacking = why_insufficient(taught)
         if lacking is not None:
             return Report("insufficient", None, lacking, figures, seconds=clock.total(), **said)
-        sample, ids, count = _sample(items, wish.seed)
+        sample = sampler.sample(wish.seed)
+        stats = sample.stats
+        if stats is None:  # all items that were judged have just been deleted
+            return Report("insufficient", None, "the collection is empty", figures, seconds=clock.total(), **said)
         labelled = {name for name, is_item in zip(taught.rows, taught.is_item.tolist(), strict=True) if is_item}
-        free = [row for row, id in enumerate(ids) if id not in labelled]
-        background = Background(sample[free], tuple(ids[row] for row in free))
+        free = [row for row, id in enumerate(sample.ids) if id not in labelled]
+        background = Background(sample.vectors[free], tuple(sample.ids[row] for row in free))
     with clock.stage("adapting"):
-        stats = statistics(sample, count, wish.seed)
         where = _torch_device(device)
 
         def learn(episode: Episode) -> MemoryHead:
@@ -124,20 +126,12 @@ def adapt(
     decision: Decision = "promoted" if promote else "kept"
     report = Report(decision, None, reason, {**metrics, **figures}, drifted.harmed, drifted.changed, **said)
     if wish.dry_run:
-        return replace(report, cost=cost(items, servings, head), seconds=clock.total())
+        return replace(report, cost=cost(items, servings, projector(head, where)), seconds=clock.total())
     row = {"method": wish.method, "strength": best.strength, "judgements": taught.count}
     made_of = _made_of(wish, start, taught, stats)
-    return _publish(versions, servings, made_of, head, row, report, expected, wish.activate, clock, progress)
-
-
-def _sample(items: ItemStore, seed: int) -> tuple[Vectors, list[str], int]:
-    """Base vectors and ids of a random part of the collection, and how many items it has."""
-    keys = items.keys()
-    count = len(keys)
-    if count > SAMPLE:
-        keys = np.sort(np.random.default_rng(seed).choice(keys, SAMPLE, replace=False))
-    _, vectors, ids = items.vectors(keys)
-    return vectors, ids, count
+    return _publish(
+        versions, servings, made_of, head, row, report, expected, wish.activate, projector(head, where), clock, progress
+    )
 
 
 def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str:
@@ -150,7 +144,7 @@ def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str
 
 def _publish(
     versions: VersionStore, servings: Servings, made_of: str, head: Head, row: dict[str, Any], report: Report, expected: State,
-    activate: bool, clock: _Clock, progress: Progress | None,
+    activate: bool, by: Projector, clock: _Clock, progress: Progress | None,
 ) -> Report:  # fmt: skip
     """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
     before, blob = versions.made_of(made_of), head.to_bytes()
@@ -159,8 +153,10 @@ def _publish(
     try:
         if report.decision == "promoted" and number != expected.live:
             with clock.stage("building"):
-                serving = servings.candidate(number, head, progress)
+                serving, made = servings.candidate(number, head, progress, by)
             servings.adopt(serving)
+            recall = {} if made.recall is None else {"recall": made.recall}
+            report = replace(report, indexing=made.how, metrics={**report.metrics, **recall})
             if activate:
                 with clock.stage("swapping"):
                     servings.follow(serving, versions.state().revision)

@@ -1,4 +1,4 @@
-"""One thread that opens a version beside the searches, and ends when it is told to or when the program does."""
+"""One thread that works beside the searches, and ends when it is told to or when the program does."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from collections.abc import Callable
 from vecmeta.errors import Cancelled
 
 
-class Opener:
-    """Opens one version at a time with the function given, which calls `go_on` now and then.
+class Beside:
+    """Does one thing at a time, for one version, with the function given, which calls `go_on` now and then.
 
     The thread is no daemon, which would be cut off in the middle of foreign code when the interpreter ends.
     """
 
-    def __init__(self, opened: Callable[[int], object]) -> None:
-        self._opened = opened
+    def __init__(self, verb: str, work: Callable[[int], object]) -> None:
+        self._verb, self._work = verb, work
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._failed: set[int] = set()
         self._lock = threading.Lock()
 
     def begin(self, number: int) -> bool:
-        """Have the thread open a version, unless it is at one. False once that failed: whoever asks is to open it and meet the error."""
+        """Have the thread work on a version, unless it is at one. False once that failed: whoever asks is to do it and meet the error."""
         with self._lock:
             if number in self._failed:
                 return False
             if self._thread is None or not self._thread.is_alive():
                 self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._run, args=(number, self._stop), name=f"vecmeta-open-{number}")
+                name = f"vecmeta-{self._verb}-{number}"
+                self._thread = threading.Thread(target=self._run, args=(number, self._stop), name=name)
                 self._thread.start()
         return True
 
@@ -41,18 +42,20 @@ class Opener:
             thread.join()
 
     def forgive(self, number: int) -> None:
-        """A version has been opened after all."""
+        """It has been done for a version after all."""
         with self._lock:
             self._failed.discard(number)
 
-    def go_on(self, stage: str, done: int, total: int) -> None:  # noqa: ARG002
-        """A `Progress` for whoever opens a version, in the thread or out of it. Raises Cancelled in the thread when it is to end."""
+    def go_on(self) -> None:
+        """For the function to call, in the thread or out of it. Raises Cancelled in the thread when it is to end."""
         if threading.current_thread() is self._thread and (self._stop.is_set() or not threading.main_thread().is_alive()):
-            raise Cancelled("the collection was closed while a version was opened")
+            raise Cancelled(f"the collection was closed while a version was worked on ({self._verb})")
 
     def _run(self, number: int, stop: threading.Event) -> None:
         try:
-            self._opened(number)
+            self._work(number)
+        except Cancelled:
+            pass
         except Exception:  # whatever it is, the next one who asks meets it again
             with self._lock:
                 if not stop.is_set():

@@ -20,8 +20,9 @@ from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.index import open_index
+from vecmeta.sample import Sampler
 from vecmeta.searching import Searcher, parsed
-from vecmeta.serving import Servings
+from vecmeta.servings import Servings
 from vecmeta.traffic import Traffic
 from vecmeta.types import (
     Decision,
@@ -63,6 +64,7 @@ class Collection:
         self._searcher = Searcher(self._items, self._contents, self._servings)
         self._policies, self._shares = catalogue.policies(row), catalogue.traffic(row)
         self._traffic = Traffic(self._shares, self._servings)
+        self._sampler = Sampler(self._items, self._versions)
         self._adapting = threading.Lock()
 
     # -- what it is ----------------------------------------------------------------------------------------------------------
@@ -125,10 +127,15 @@ class Collection:
     def close(self) -> None:
         """Write what the index files lack and free the indexes; the collection opens them again when it is used again."""
         self._servings.close()
+        self._sampler.forget()
 
     def warm(self) -> None:
         """Open the live version's index now, or build it, so that the first search need not."""
         self._servings.warm()
+
+    def settle(self, progress: Progress | None = None) -> None:
+        """Wait until searches are as quick as they get. What was written is found at once, but linked into the graph in the background."""
+        self._servings.settle(progress)
 
     def forget(self) -> None:
         """The collection has been dropped: delete its index files."""
@@ -237,10 +244,8 @@ class Collection:
         Raises:
             InvalidVector, UndecodableContent, ItemNotFound, VersionNotFound, EncoderUnavailable.
         """
-        if isinstance(contents, np.ndarray):
-            base = unit_rows(contents, self.dim)
-        else:
-            base = self._contents.of_queries(list(cast(Sequence[Query], contents)), "content")
+        own = unit_rows(contents, self.dim) if isinstance(contents, np.ndarray) else None
+        base = self._contents.of_queries(list(cast(Sequence[Query], contents)), "content") if own is None else own
         return self._servings.current(intake.version_number(version)).head.project(base)
 
     # -- judgements ----------------------------------------------------------------------------------------------------------
@@ -253,11 +258,9 @@ class Collection:
             ItemNotFound: names the first item that is not there.
         """
         batch = list(judgements)
-        for position, judgement in enumerate(batch):
+        for at, judgement in enumerate(batch):
             if not isinstance(judgement, Judgement):
-                raise InvalidJudgement(
-                    f"judgement {position} of the batch is a {type(judgement).__name__}, not a vecmeta.Judgement"
-                )
+                raise InvalidJudgement(f"judgement {at} of the batch is a {type(judgement).__name__}, not a vecmeta.Judgement")
         self._contents.of_items([j.item for j in batch])  # raises for the first one that is not there
         asked = self._contents.asked([j.query for j in batch if j.query is not None])
         entries = [Entry(j.item, j.concept, None if j.query is None else next(asked), float(j.score), j.user) for j in batch]
@@ -271,8 +274,8 @@ class Collection:
         """Where the judgements that count contradict each other, at most `limit` sentences: users who disagree on the same item and
         concept or query, and two things that one concept, query or pair puts together and another tells apart. Raises InvalidConfig.
         """
-        most = intake.top(limit, "limit")
-        return judged.contradictions(self._items, self._log, judged.resolve(self._items, self._log), most)[0]
+        resolved = judged.resolve(self._items, self._log)
+        return judged.contradictions(self._items, self._log, resolved, intake.top(limit, "limit"))[0]
 
     # -- adaptation ----------------------------------------------------------------------------------------------------------
 
@@ -313,7 +316,9 @@ class Collection:
 
         wish = adaptation.Wish(method, dry_run, strength, seed, start, activate)
         with self._adapting:
-            return adaptation.adapt(self._items, self._log, self._versions, self._servings, self._device, wish, progress)
+            return adaptation.adapt(
+                self._items, self._log, self._versions, self._servings, self._sampler, self._device, wish, progress
+            )
 
     # -- versions ------------------------------------------------------------------------------------------------------------
 

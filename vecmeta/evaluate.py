@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.types import Keys, Vectors
+from vecmeta.types import Keys, Mask, Vectors
 
 Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 _BLOCK = 1 << 24  # similarities held at a time: 64 MB of float32
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.evaluate import Mask
 from vecmeta.judged import Taught, clumps
-from vecmeta.types import Keys
+from vecmeta.types import Keys, Mask
 
 FOLDS = 5  # of items and of queries
 GROUPS = 3  # of concepts

@@ -12,7 +12,8 @@ from vecmeta.catalogue.items import ItemStore
 from vecmeta.contents import Contents
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.meta.feedback import bend
-from vecmeta.serving import Serving, Servings
+from vecmeta.serving import Serving
+from vecmeta.servings import Servings
 from vecmeta.types import Hit, Hits, Id, Query, Vector, Vectors, Where
 from vecmeta.where import Node, parse
 
@@ -54,7 +55,7 @@ class Searcher:
         return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
 
     def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
-        allowed = None if node is None else self._items.keys(node)
+        allowed = None if node is None else self._items.matching(node, serving.revision)
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
         rows = self._items.by_key(np.unique(keys).tolist(), serving.revision)

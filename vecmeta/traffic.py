@@ -13,7 +13,7 @@ from statistics import NormalDist
 from vecmeta import intake
 from vecmeta.catalogue.traffic import Tally, TrafficStore
 from vecmeta.errors import InvalidConfig, InvalidJudgement
-from vecmeta.serving import Servings
+from vecmeta.servings import Servings
 from vecmeta.types import Outcome, Split
 
 RENEWED_AFTER = 1.0  # seconds after which a split that another process made or stopped is known here

@@ -6,7 +6,6 @@ does.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,15 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.evaluate import Floats, Gate, Mask, bootstrap, log_rank, nearest, overlap
+from vecmeta.evaluate import Floats, Gate, bootstrap, log_rank, nearest, overlap
 from vecmeta.folds import Fold, folds
 from vecmeta.judged import Taught, lesson
 from vecmeta.meta.episodes import Episode
 from vecmeta.meta.head import Head, unit
-from vecmeta.types import Change, Keys, Vectors
+from vecmeta.threads import CORES, single_blas
+from vecmeta.types import Change, Keys, Mask, Vectors
 
 STRENGTHS = (1.0, 0.7, 0.5, 0.3)
-WORKERS = min(4, os.cpu_count() or 1)  # folds fitted side by side
+WORKERS = min(4, CORES)  # folds fitted side by side
 ABOUT = 0.02  # halvings of the rank by which strengths may differ and count as equally good
 LEAST_HELD_OUT = 4  # tests below which "better" would mean nothing
 DISTRACTORS = 1000  # unlabelled items that the held-out ones are ranked among
@@ -87,9 +87,10 @@ def measure(
     def ranked_by(fold: Fold) -> list[Floats]:
         """The fold's rankings under the base and at every strength."""
         used = (fold.y != 0).any(1)
-        z = fit(lesson(taught, fold.y)).with_strength(1.0).project(everything)
-        blends = (np.asarray(unit(np, everything + np.float32(s) * (z - everything)), np.float32) for s in strengths)
-        return [_quality(vectors, fold, ~used & taught.is_item) for vectors in (everything, *blends)]
+        with single_blas():
+            z = fit(lesson(taught, fold.y)).with_strength(1.0).project(everything)
+            blends = (np.asarray(unit(np, everything + np.float32(s) * (z - everything)), np.float32) for s in strengths)
+            return [_quality(vectors, fold, ~used & taught.is_item) for vectors in (everything, *blends)]
 
     with ThreadPoolExecutor(WORKERS) as pool:  # a fold's work is mostly inside torch and numpy, which let others run meanwhile
         results = list(pool.map(ranked_by, split))

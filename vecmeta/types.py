@@ -16,11 +16,13 @@ from vecmeta.errors import InvalidConfig, InvalidJudgement
 Vectors: TypeAlias = NDArray[np.float32]  # (n, dim)
 Vector: TypeAlias = NDArray[np.float32]  # (dim,)
 Keys: TypeAlias = NDArray[np.int64]  # (n,)
+Mask: TypeAlias = NDArray[np.bool_]  # (n,)
 Content: TypeAlias = str | bytes | Path  # a text, or a picture as bytes or as the path of a file
 Metadata: TypeAlias = Mapping[str, Any]  # what json.dumps takes, with string keys
 Where: TypeAlias = Mapping[str, Any]  # the filter language of `vecmeta.where`
 Progress: TypeAlias = Callable[[str, int, int], None]  # (stage, done, total); raise vecmeta.Cancelled to stop
 Decision: TypeAlias = Literal["promoted", "kept", "insufficient"]
+Indexing: TypeAlias = Literal["", "kept", "rebuilding", "built"]
 JobState: TypeAlias = Literal[
     "queued", "encoding", "adapting", "evaluating", "building", "ready", "live", "kept", "failed", "cancelled"
 ]
@@ -123,6 +125,22 @@ def _pair(a: str, b: str, score: float, user: str | None) -> Judgement:
     return Judgement(second, query=Id(first), score=score, user=user)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Matching:
+    """Which items match: a mark for every slot.
+
+    ``keys``   (slots,) ascending, not to be written to: the items' keys. A deleted item may keep its slot, with False.
+    ``mask``   (slots,), the caller's own.
+    ``stamp``  of the keys: the same number, the same array.
+    ``base``   of their order: under the same number, an earlier array of keys is the beginning of a later one.
+    """
+
+    keys: Keys
+    mask: Mask
+    stamp: int
+    base: int
+
+
 @dataclass(frozen=True, slots=True)
 class Understood:
     """What `Collection.feedback` made of a batch: counts of judgements that were new, repeated, or changed an earlier one."""
@@ -174,6 +192,9 @@ class Report:
     ``seconds``   by stage, and "total".
     ``notes``     what is worth knowing besides, in sentences; so far what the judgements have that the start never saw.
     ``contradictions``  where judgements contradict each other, a sentence each, at most 20; they are learned from all the same.
+    ``indexing``  how its index was made: "kept", the graph that was there under the new vectors; "rebuilding", the same, but the metric
+                  ``recall``, the share of the exact ten nearest that it finds, lies below .98 and a new one is made in the background;
+                  "built" where there was no graph to keep; "" when nothing was indexed.
     ``cost``      of a dry run, estimates for building what was measured: ``rows`` to re-embed, ``bytes`` of index files, ``seconds``.
     """
 
@@ -188,6 +209,7 @@ class Report:
     notes: tuple[str, ...] = ()
     contradictions: tuple[str, ...] = ()
     cost: Mapping[str, float] = field(default_factory=dict)
+    indexing: Indexing = ""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""

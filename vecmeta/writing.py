@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore, Row
 from vecmeta.contents import Contents
-from vecmeta.serving import Servings
+from vecmeta.servings import Servings
 from vecmeta.types import Item, Metadata, Progress
 
 ENCODED_AT_ONCE = 256  # contents between two calls of the progress callback

@@ -1,21 +1,74 @@
-"""Where figures come from."""
+"""Where figures come from: the machine, the versions, and a short name for what makes figures comparable."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
-from importlib.metadata import version
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import vecmeta as vm
 
+LIBRARIES = ("torch", "numpy", "faiss-cpu", "sqlalchemy")
+THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # what changes a library's threads
+
 
 def machine() -> dict[str, str | int]:
-    """Processor, cores and versions."""
-    libraries = {name: version(name) for name in ("torch", "numpy", "faiss-cpu")}
+    """The header of every benchmark.
+
+    `machine` is the same where figures may be compared: it is made of the processor, the cores that this process may use, the memory
+    in whole gigabytes and the operating system, not of a name. Versions and threads are told besides, and may differ.
+    """
+    system, memory = platform.system(), _memory()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processor, architecture = _processor(), platform.machine()
+    same = f"{processor}|{architecture}|{cores}|{memory}|{system}"
     return {
-        "processor": platform.machine(),
-        "cores": os.cpu_count() or 1,
+        "machine": hashlib.sha256(same.encode()).hexdigest()[:12],
+        "processor": processor,
+        "architecture": architecture,
+        "cores": cores,
+        "memory_gib": memory,
+        "system": system,
+        "release": platform.release(),
+        "threads": ", ".join(f"{name}={os.environ[name]}" for name in THREADS if name in os.environ) or "not set",
         "python": platform.python_version(),
         "vecmeta": vm.__version__,
-        **libraries,
+        **{name: _version(name) for name in LIBRARIES},
     }
+
+
+def _processor() -> str:
+    """Its model as the system calls it; with the numbers that tell models apart where virtual machines call them all the same."""
+    about: dict[str, str] = {}
+    if sys.platform == "darwin":
+        told = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        about = {"model name": told.stdout.strip()}
+    elif Path("/proc/cpuinfo").exists():
+        first = Path("/proc/cpuinfo").read_text("utf-8", "replace").partition("\n\n")[0]
+        about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    name = about.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{key.removeprefix('CPU ').removeprefix('cpu ')} {about[key]}"
+        for key in ("cpu family", "model", "CPU implementer", "CPU part")
+        if key in about
+    ]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def _memory() -> int:
+    """In gibibytes, rounded: what is left of it after start-up differs from kernel to kernel; 0 where it is not told."""
+    try:
+        return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # faiss goes by other names too
+        return "not installed"

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 import vecmeta as vm
 from vecmeta.bench.machine import machine
 from vecmeta.bench.relevance_methods import Judged, methods, rocchio
-from vecmeta.evaluate import Floats, Mask, bootstrap, ndcg
+from vecmeta.evaluate import Floats, bootstrap, ndcg
 from vecmeta.meta.feedback import bend, survey
-from vecmeta.types import Keys, Progress, Vector, Vectors
+from vecmeta.types import Keys, Mask, Progress, Vector, Vectors
 
 DEFAULT_SETS = ("ir_cranfield", "ir_medline", "ir_cisi")
 JUDGED = 10  # documents

@@ -23,8 +23,8 @@ import httpx
 import numpy as np
 
 import vecmeta as vm
-from vecmeta.bench.add import clustered
 from vecmeta.bench.machine import machine
+from vecmeta.bench.vectors import clustered
 from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.types import Vectors
 

@@ -12,12 +12,13 @@ from pydantic_core import from_json  # as json.loads, whole numbers of any lengt
 from sqlalchemy import Connection, delete, func, insert, literal, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.recent import RecentRows
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.catalogue.where_sql import compiled
 from vecmeta.errors import CollectionNotFound
-from vecmeta.types import Item, Keys, Vectors
+from vecmeta.types import Item, Keys, Matching, Vectors
 from vecmeta.where import Node
 
 T = TypeVar("T")
@@ -63,6 +64,7 @@ class ItemStore:
     def __init__(self, engine: Engine, collection: int, name: str, dim: int) -> None:
         self._engine, self._id, self._name, self._dim = engine, collection, name, dim
         self._recent = RecentRows(engine, collection)
+        self._columns = Columns(engine, collection)
 
     # -- writing -------------------------------------------------------------------------------------------------------------
 
@@ -147,8 +149,14 @@ class ItemStore:
     def keys(self, where: Node | None = None) -> Keys:
         """The keys of the items that match, ascending."""
         with self._engine.reading() as connection:
-            found = connection.scalars(select(items.c.key).where(*self._which(where)).order_by(items.c.key))
-            return np.fromiter(found, dtype=np.int64)
+            found = connection.execute(select(items.c.key).where(*self._which(where)))
+            # The driver's own rows, sorted here: half the time of SQLite's sorting and SQLAlchemy's rows.
+            return np.sort(np.fromiter((key for (key,) in found.cursor.fetchall()), dtype=np.int64))
+
+    def matching(self, where: Node, revision: int) -> Matching:
+        """The items that match, each as it is at a revision or later: as `keys`, and quick from the second time on."""
+        found = self._columns.matching(where, revision)
+        return self._columns.placed(self.keys(where)) if found is None else found
 
     def vectors(self, keys: Keys) -> tuple[Keys, Vectors, list[str]]:
         """Of the given keys those still there, ascending: keys (n,), base vectors (n, dim), ids."""

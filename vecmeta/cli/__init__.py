@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from vecmeta.cli import bench, bench_omniglot, bench_relevance, bench_serve, data, lab, look, meta_train, serve, teach
+from vecmeta.cli import (
+    bench,
+    bench_encode,
+    bench_omniglot,
+    bench_relevance,
+    bench_search,
+    bench_serve,
+    bench_speed,
+    data,
+    lab,
+    look,
+    meta_train,
+    serve,
+    teach,
+)
 from vecmeta.cli.app import Data, Device, GreedyCommand, Index, Json, shared, verb
 
 program = typer.Typer(
@@ -78,10 +92,16 @@ for _measure in (
     bench_relevance.bench_relevance,
     bench.bench_outer,
     bench.bench_add,
+    bench_encode.bench_encode,
     bench_omniglot.bench_omniglot,
+    bench_search.bench_search,
     bench_serve.bench_serve,
     bench_serve.bench_encoding,
     bench_serve.bench_mixed,
+    bench_speed.bench_cold,
+    bench_speed.bench_growth,
+    bench_speed.bench_reindex,
+    bench_speed.bench_compare,
 ):
     _bench.command(_measure.__name__.removeprefix("bench_"), cls=GreedyCommand)(verb(_measure))
 

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from vecmeta.cli import render
-from vecmeta.cli.app import note, print_json, shared
+from vecmeta.cli.app import note, shared
+from vecmeta.cli.figures import measuring, told
 
 DataSets = Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")]
 PERCENT = "{:.1%}".format
 SIGNED = "{:+.3f}".format
 
 
+@measuring
 def bench_adapt(
     context: typer.Context,
     data_sets: DataSets,
@@ -34,7 +36,6 @@ def bench_adapt(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="DIR", help="Draw charts into this folder (PNG; needs the extra bench).")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all figures to this file (JSON).")] = None,
     cache: Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Keep encodings here for the next time.")] = None,
     start: Annotated[
         Path | None, typer.Option("--start", metavar="FILE", help="A start of your own for the first of the methods.")
@@ -58,13 +59,11 @@ def bench_adapt(
             device=shared(context).device,
             progress=progress,
         )
-    if out is not None:
-        write_json(out, facts)
+    done = told(context, facts)
     drawn = charts.draw(facts, plot) if plot is not None else []
     for path in drawn:
         note(f"drew {path}")
-    if shared(context).json:
-        print_json(facts)
+    if done:
         return
     for few in facts["settings"]["shots"]:
         render.show(_means_table(facts, few))
@@ -135,19 +134,7 @@ def _sets_table(facts: dict[str, Any], shots: int) -> Any:
     return render.table(("set:notion", "held out as", "fed>", "mixed>", "unfed>", "fed worse>"), rows, title=title)
 
 
-def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """All figures of a benchmark as a file. Raises InvalidConfig when it cannot be written."""
-    import json
-
-    from vecmeta.errors import InvalidConfig
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
-    except OSError as error:
-        raise InvalidConfig(f"{path} cannot be written: {error.strerror}") from error
-
-
+@measuring
 def bench_outer(
     context: typer.Context,
     tasks: Annotated[int, typer.Option(min=1, help="Tasks per outer step.")] = 32,
@@ -157,8 +144,7 @@ def bench_outer(
     from vecmeta.bench import outer
 
     facts = outer.run(tasks, repeats)
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     rows = [
         (
@@ -175,6 +161,7 @@ def bench_outer(
     render.show(render.table(("method", "dim>", "ways x shots>", "loop, s>", "batched, s>", "ratio>"), rows, title=title))
 
 
+@measuring
 def bench_teach(
     context: typer.Context,
     data_sets: Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")],
@@ -196,8 +183,7 @@ def bench_teach(
             device=shared(context).device,
             progress=progress,
         )
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     for name, means in facts["means"].items():
         rows = [
@@ -212,20 +198,52 @@ def bench_teach(
         )
 
 
+@measuring
 def bench_add(
     context: typer.Context,
     count: Annotated[int, typer.Option(min=1, help="Vectors to add.")] = 100_000,
     dim: Annotated[int, typer.Option(min=1, help="Their length.")] = 384,
+    batch: Annotated[int, typer.Option(min=1, help="Items of a call where they come in batches.")] = 1_000,
+    peers: Annotated[list[str] | None, typer.Option("--peers", metavar="NAME...", help="Beside vecmeta: chroma.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the vectors.")] = 0,
 ) -> None:
-    """Measure adding own vectors: time, memory, recall."""
+    """Measure adding own vectors in one call and in batches, changing and deleting them: time, memory, recall."""
     from vecmeta.bench import add
 
-    _print_facts(context, add.run(count, dim, seed))
-
-
-def _print_facts(context: typer.Context, facts: dict[str, Any]) -> None:
-    if shared(context).json:
-        print_json(facts)
-    else:
-        render.show(render.table(("", ""), [(key, str(value)) for key, value in facts.items()]))
+    with render.progress("steps") as progress:
+        facts = add.run(count, dim, seed, batch, peers or (), progress)
+    if told(context, facts):
+        return
+    both = {"vecmeta": {"whole": facts, "streamed": facts["streamed"]}, **facts["peers"]}
+    title = f"{count:,} vectors of dimension {dim} with metadata, {facts['cores']} cores; written, and the last one found"
+    columns = ("", "", "seconds>", "items/s>", "recall@10>", "settled after s>", "recall@10>", "peak memory>")
+    rows = [
+        (
+            name,
+            words.format(batch=batch),
+            f"{part['seconds']:.2f}",
+            f"{part['per_second']:,}",
+            f"{part['recall_at_10']:.4f}",
+            "" if part["settled_seconds"] is None else f"{part['settled_seconds']:.2f}",
+            f"{part['recall_at_10_settled']:.4f}",
+            render.bytes_text(part["peak_memory_bytes"] if key == "whole" else part["memory"][-1]["peak_memory_bytes"]),
+        )
+        for name, found in both.items()
+        for key, words in (("whole", "one call"), ("streamed", "batches of {batch}"))
+        for part in (found[key],)
+    ]
+    render.show(render.table(columns, rows, title=title))
+    changes = {name: found["streamed"]["changes"] for name, found in both.items()}
+    rows = [
+        (
+            name,
+            *[f"{found[kind]['per_second']:,} ({found[kind]['of_adding']:.2f})" for kind in ("upserts", "metadata", "deletes")],
+        )
+        for name, found in changes.items()
+    ]
+    title = f"changes of {changes['vecmeta']['count']:,} items in batches of {batch}: items/s (of the adding rate)"
+    render.show(render.table(("", "new vectors>", "new metadata>", "deletes>"), rows, title=title))
+    for name, found in both.items():
+        marks = found["streamed"]["memory"]
+        beyond = ", ".join(f"{render.bytes_text(max(0, m['beyond_vectors_bytes']))} at {m['count']:,}" for m in marks)
+        render.show(f"{name}, in batches: peak memory beyond what was there at the start and the vectors: {beyond}")

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from vecmeta.cli import render
-from vecmeta.cli.app import print_json, shared
+from vecmeta.cli.app import shared
+from vecmeta.cli.figures import measuring, told
 
 
+@measuring
 def bench_omniglot(
     context: typer.Context,
     data_sets: Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")],
@@ -42,8 +44,7 @@ def bench_omniglot(
             device=shared(context).device,
             progress=progress,
         )
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     rows = [
         (

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from vecmeta.cli import render
-from vecmeta.cli.app import print_json, shared
+from vecmeta.cli.app import shared
+from vecmeta.cli.figures import measuring, told
 
 
+@measuring
 def bench_relevance(
     context: typer.Context,
     data_sets: Annotated[Path, typer.Option("--data-sets", metavar="DIR", help="Folder of data sets.")],
@@ -22,8 +24,7 @@ def bench_relevance(
 
     with render.progress("runs") as progress:
         facts = relevance.run(data_sets, sets=set_names, splits=splits, device=shared(context).device, progress=progress)
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     for name, found in facts["bend"].items():
         _show_bend(name, found)

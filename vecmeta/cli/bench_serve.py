@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from vecmeta.cli import render
-from vecmeta.cli.app import print_json, shared
+from vecmeta.cli.figures import measuring, told
 
 
+@measuring
 def bench_serve(
     context: typer.Context,
     count: Annotated[int, typer.Option(min=100, help="How many vectors.")] = 100_000,
@@ -30,8 +31,7 @@ def bench_serve(
         facts = serve.run(
             count=count, dim=dim, vectors=vectors, connections=connections, seconds=seconds, k=k, chroma=chroma, progress=progress
         )
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     rows = [
         (name, f"{facts[key]['per_second']:,.0f}", *[f"{facts[key][p]:.2f}" for p in ("p50", "p95", "p99")], facts[key]["failed"])
@@ -46,6 +46,7 @@ def bench_serve(
     render.show(f"vecmeta serves {facts['of_index']:.0%} of what the index does in process")
 
 
+@measuring
 def bench_encoding(
     context: typer.Context,
     seconds: Annotated[float, typer.Option(min=1, help="Of each run.")] = 8,
@@ -55,8 +56,7 @@ def bench_encoding(
 
     with render.progress("settings") as progress:
         facts = encoding.run(seconds=seconds, progress=progress)
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     rows = [
         (
@@ -73,6 +73,7 @@ def bench_encoding(
     render.show(render.table(columns, rows))
 
 
+@measuring
 def bench_mixed(
     context: typer.Context,
     count: Annotated[int, typer.Option(min=100, help="How many vectors.")] = 20_000,
@@ -85,8 +86,7 @@ def bench_mixed(
 
     with render.progress("steps") as progress:
         facts = mixed.run(count=count, dim=dim, seconds=seconds, adaptations=adaptations, progress=progress)
-    if shared(context).json:
-        print_json(facts)
+    if told(context, facts):
         return
     names = {"searches_alone": "searches alone", "searches": "searches", "adds": "adds", "judgements": "judgements"}
     rows = [_row(name, facts[key]) for key, name in names.items()]

@@ -29,7 +29,9 @@ Where = Annotated[
 def create(
     context: typer.Context,
     name: Name,
-    encoder: Annotated[str, typer.Option(help="text, image, resnet50, hf:ORG/MODEL, or vectors (with --dim).")] = "text",
+    encoder: Annotated[
+        str, typer.Option(help="text, text:int8, image, resnet50, hf:ORG/MODEL, or vectors (with --dim).")
+    ] = "text",
     dim: Annotated[int | None, typer.Option(help="Length of the vectors, for --encoder vectors.")] = None,
 ) -> None:
     """Create a collection."""

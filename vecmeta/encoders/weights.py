@@ -100,6 +100,32 @@ def torch_device(device: str) -> str:
     return device
 
 
+def half_precision(device: str) -> Any:
+    """What networks compute in on `device`: torch.bfloat16 on a GPU that has it, torch.float16 on an older one; None is float32.
+
+    Weights, normalisations and the vectors themselves stay in float32, as torch's autocast has it.
+    """
+    import torch
+
+    if not device.startswith("cuda"):
+        return None
+    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+
+
+@contextmanager
+def inference(device: str, half: Any) -> Iterator[None]:
+    """No gradients, and autocast to `half` unless it is None."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(torch.device(device).type, dtype=half, enabled=half is not None):
+        yield
+
+
+def to_device(tensor: Any, device: str) -> Any:
+    """A tensor on `device`; to a GPU from pinned memory, while the processor goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.startswith("cuda") else tensor.to(device)
+
+
 @contextmanager
 def loading(name: str, how: str) -> Iterator[None]:
     """Turn whatever goes wrong while weights are loaded into EncoderUnavailable; `how` says what the reader can do."""

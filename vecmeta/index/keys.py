@@ -5,11 +5,8 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vecmeta.types import Keys
-
-Mask = NDArray[np.bool_]  # (rows,)
+from vecmeta.types import Keys, Mask
 
 
 class KeyTable:
@@ -59,6 +56,10 @@ class KeyTable:
         """True for rows that count. A view."""
         return self._live[: self.rows]
 
+    def head(self, rows: int) -> KeyTable:
+        """A copy of the first rows."""
+        return KeyTable.restored(self._keys[:rows].copy(), self._live[:rows].copy())
+
     def live_keys(self) -> Keys:
         """The live keys, ascending. A copy."""
         keys = self.by_row[self.live]
@@ -90,6 +91,8 @@ class KeyTable:
     def append(self, keys: Keys) -> None:
         """One new live row for each of these keys, all different; a row that such a key had dies."""
         n = len(keys)
+        if not n:
+            return
         in_order = self._in_order and (n < 2 or bool((np.diff(keys) > 0).all()))
         in_order = in_order and (not self.rows or keys[0] > self._keys[self.rows - 1])
         if not in_order:

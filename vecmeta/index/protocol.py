@@ -9,18 +9,21 @@ Invariants, the same for every backend:
 - Scores are those of the given vectors to within 1e-5. An approximate index may miss some of the best, never some of the number.
 - ``search`` returns min(k, number of matching items) columns, best first, never padding. Ties may come in any order.
   With ``allowed`` only those keys match; unknown keys in it are ignored, and the k best *matching* items come back, however few match.
+- A filter comes as the (n,) keys, or as marks on all keys, see `vecmeta.types.Matching`.
 - k is 1 or more (InvalidConfig); vectors are (n, dim) float32, finite and of length 1 to within 1e-3 (InvalidVector); keys are (n,)
   int64 (InvalidInput). A call that raises one of these has changed nothing.
+- What was added is found at once, whatever is ``pending``; ``settle`` makes the searches quick again.
 - Reads may run side by side with each other and with one writer; the index locks what it must.
 - What is given is not changed and not kept: arrays are copied where they outlive the call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, Self
 
-from vecmeta.types import Keys, Vectors
+from vecmeta.types import Keys, Matching, Vectors
 
 
 class VectorIndex(Protocol):
@@ -37,8 +40,31 @@ class VectorIndex(Protocol):
     def remove(self, keys: Keys) -> int:
         """Remove; returns how many of the keys were there."""
 
-    def search(self, queries: Vectors, k: int, *, allowed: Keys | None = None) -> tuple[Vectors, Keys]:
+    def search(self, queries: Vectors, k: int, *, allowed: Keys | Matching | None = None) -> tuple[Vectors, Keys]:
         """The k nearest of each of the (q, dim) unit queries: scores (q, m) float32 and keys (q, m) int64, m <= k."""
+
+    def exact(self, queries: Vectors, k: int, *, allowed: Keys | Matching | None = None) -> tuple[Vectors, Keys]:
+        """`search` without missing any, by scoring every vector."""
+
+    @property
+    def linked(self) -> int:
+        """Vectors in the structure that speeds searches up, those of deleted ones included; 0 without one."""
+
+    @property
+    def pending(self) -> int:
+        """Vectors that `settle` has to do something about."""
+
+    def settle(self, go_on: Callable[[], None] = ...) -> int:
+        """Do it, beside searches and writes; returns how many. `go_on` is called now and then and may raise to end it."""
+
+    def wear(self) -> None:
+        """Have `settle` make anew whatever speeds up searches."""
+
+    def fork(self) -> Self | None:
+        """A copy of keys and structure for other vectors, which `fill` puts in; None where that is no gain."""
+
+    def fill(self, keys: Keys, vectors: Vectors) -> None:
+        """`add`, but keys that are there keep their place in the structure. Before anybody reads what `fork` gave."""
 
     def vectors(self, keys: Keys) -> Vectors:
         """The (n, dim) stored vectors of known keys, each number to within 2e-6; KeyError names the first unknown one."""

@@ -30,7 +30,7 @@ from vecmeta.errors import InvalidConfig, StorageError, StorageFull, StorageRead
 from vecmeta.index import KINDS
 from vecmeta.index.protocol import VectorIndex
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 LEFTOVER_SECONDS = 3600
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecmeta.errors import InvalidConfig, InvalidVector, StorageDamaged
+from vecmeta.threads import CORES
 from vecmeta.types import Vector, Vectors
 
 FORMAT = "vecmeta-head-2"
@@ -41,6 +42,13 @@ class Memory(NamedTuple):
     taught: Any  # (M,) in [0, 1]: how much of a slot is a taught concept
     share: Any  # (): how much of the collection's mean is taken out of every row, in [0, 1]
     map: Any = None  # (dim, dim), A; None is zero
+
+
+class Projector(NamedTuple):
+    """A way to project many rows: (n, dim) -> (n, dim), and how many threads may do so at once with a gain."""
+
+    project: Callable[[Vectors], Vectors]
+    threads: int = CORES
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""One thread for tiny tensors and small convolutions."""
+"""One thread for tiny tensors and small convolutions, numpy's products among them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+from vecmeta.threads import single_blas
 
 _lock = threading.Lock()
 _mine = threading.local()  # .depth: how many of them are around each other in this thread
@@ -31,7 +33,8 @@ def one_thread() -> Iterator[None]:
     _mine.depth = depth + 1
     torch.set_num_threads(1)
     try:
-        yield
+        with single_blas():
+            yield
     finally:
         with _lock:
             _inside -= 1

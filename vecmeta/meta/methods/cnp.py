@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecmeta.meta import attention
-from vecmeta.meta.attention import Dials, assemble, numbers
+from vecmeta.meta.attention import Dials, assemble, numbers, ties_of
 from vecmeta.meta.head import Memory
 from vecmeta.meta.losses import NEVER
 from vecmeta.meta.start import MetaConfig
@@ -60,7 +60,7 @@ def memory(start: Params, support: Support, config: MetaConfig) -> Memory:
     )
     keys = directions((weight * inside).T @ facts.x)  # (C, dim)
     dials = Dials(said[:, 0], said[:, 1].tanh(), support.mean.new_zeros(4))
-    return assemble(start, support, facts, keys, keys, dials)
+    return assemble(start, support, facts, ties_of(start, support, facts), keys, keys, dials)
 
 
 def _read(support: Support, facts: Facts) -> tuple[Tensor, Tensor, Tensor]:

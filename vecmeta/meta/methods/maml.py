@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecmeta.meta import attention
-from vecmeta.meta.attention import Dials, assemble, no_dials, numbers
+from vecmeta.meta.attention import Dials, Ties, assemble, no_dials, numbers
 from vecmeta.meta.head import Memory, forward, softmax
 from vecmeta.meta.losses import NEVER, contrastive, pairs
 from vecmeta.meta.start import MetaConfig
@@ -52,6 +52,7 @@ class Keys(NamedTuple):
     row: Tensor  # (N, dim): how the weights answer to a row
     part: Tensor  # (N, C): how much of that is in them because of the row
     share: Tensor  # (): of the ridge direction in a key
+    ties: Ties  # of the clusters
 
 
 def initial(config: MetaConfig) -> Mapping[str, NDArray[np.float32]]:
@@ -87,7 +88,7 @@ def inner_loop(p: Params, support: Support, moved: tuple[str, ...], first_order:
             w - rate[i] * scale[i] * (slope.detach() if first_order else slope) if FAST[i] in moved else w
             for i, (w, slope) in enumerate(zip(fast, slopes, strict=True))
         )
-    return assemble(p, support, facts, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
+    return assemble(p, support, facts, found.ties, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
 
 
 def closed_form(p: Params, support: Support, facts: Facts) -> Keys:
@@ -95,19 +96,21 @@ def closed_form(p: Params, support: Support, facts: Facts) -> Keys:
 
     In the dual: with rows A (N + B, dim) of weights w, targets Y, alpha = (A A' + lambda diag(1/w))^-1 Y and W = A' alpha.
     """
+    ties = attention.ties_of(p, support, facts)
     slots = attention.slots_of(p, support, facts, directions(facts.sums), no_dials(support))
-    claims = attention.propagated(p, facts.background, *slots, len(support.concepts))
+    claims = attention.propagated(p, facts, ties, *slots)
     there = torch.cat((support.rows, support.clusters))  # (N + B,)
     a = torch.cat((facts.x, facts.background))  # (N + B, dim)
     judged = facts.positive - p["neg"].exp() * (-support.y).clamp(min=0)
     y = torch.cat((judged, claims))  # (N + B, C)
     weight = torch.cat((torch.ones_like(support.rows), p["wb"].exp().expand(len(support.clusters))))
     y = (y - (weight * there) @ y / (weight * there).sum()) * there[:, None]
-    inverse = torch.linalg.inv(a @ a.T + torch.diag(p["lam"].exp() / weight))  # (N + B, N + B)
-    alpha = inverse @ y  # (N + B, C)
     n = len(support.rows)
+    root = torch.linalg.cholesky(a @ a.T + torch.diag(p["lam"].exp() / weight))  # (N + B, N + B)
+    solved = torch.cholesky_solve(torch.cat((torch.eye(len(a), n, dtype=a.dtype, device=a.device), y), 1), root)
+    inverse, alpha = solved[:, :n], solved[:, n:]  # the columns (N + B, N) of the judged rows, and (N + B, C)
     share = (p["om"] + p["om_number"] * facts.shots).exp()
-    return Keys(facts.sums, alpha.T @ a, inverse[:n] @ a, alpha[:n] / inverse.diagonal()[:n, None], share)
+    return Keys(facts.sums, alpha.T @ a, inverse.T @ a, alpha[:n] / inverse[:n].diagonal()[:, None], share, ties)
 
 
 def mixed(share: Tensor, sums: Tensor, ridge: Tensor) -> Tensor:
@@ -143,7 +146,7 @@ def left_out(facts: Facts, found: Keys, shift: Tensor) -> Tensor:
 
 def inner_loss(fast: tuple[Tensor, ...], p: Params, support: Support, facts: Facts, found: Keys, k: Tensor, v: Tensor) -> Tensor:
     """What the inner loop lowers: the contrastive loss of the judged rows, each placed as though it had not been judged. -> ()."""
-    memory = assemble(p, support, facts, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
+    memory = assemble(p, support, facts, found.ties, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
     concepts = len(support.concepts)
     cosines = left_out(facts, found, fast[0]) / (p["t"] + fast[4][0] + p["t_number"] * facts.shots).exp()
     logits = torch.cat((cosines, facts.x @ memory.keys[concepts:].T), 1) + memory.bias  # (N, C + B)

@@ -1,0 +1,327 @@
+"""Re-indexing under a new head: the graph is kept, what is written meanwhile too, and a graph that is not good enough is made anew."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import vecmeta as vm
+from tests.conftest import Clusters
+from vecmeta import reindex, serving, servings, threads
+from vecmeta.index.faiss_index import FaissIndex
+from vecmeta.meta.head import CHUNK, IdentityHead, Memory, MemoryHead, Projector
+from vecmeta.meta.projecting import projector
+from vecmeta.types import Vectors
+
+
+@pytest.fixture
+def linked(taught: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> vm.Collection:
+    """400 items, all of them in a graph."""
+    assert FaissIndex.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(FaissIndex.__init__.__kwdefaults__, "hnsw_from", 100)
+    taught.close()
+    for path in taught._servings._folder.rglob("*.*"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="deleted the damaged index"):
+        taught.settle()
+    assert graph_of(taught) == (400, 0)
+    return taught
+
+
+def index_of(c: vm.Collection) -> FaissIndex:
+    index = c._servings.warm().index
+    assert isinstance(index, FaissIndex)
+    return index
+
+
+def graph_of(c: vm.Collection) -> tuple[int, int]:
+    """Rows linked and pending."""
+    return index_of(c)._state.store.linked, index_of(c).pending
+
+
+def agrees(c: vm.Collection, clusters: Clusters) -> None:
+    """The live index holds just the catalogue's items, each under the live head, and finds what exact search does."""
+    index, keys = index_of(c), c._items.keys()
+    assert index.keys().tolist() == keys.tolist()
+    _, base, ids = c._items.vectors(keys)
+    z = c._servings.warm().head.project(base)
+    np.testing.assert_allclose(index.vectors(keys), z, atol=1e-5)
+    queries = clusters.x[:20]
+    truth = np.sort(c.embed(queries) @ z.T, axis=1)[:, ::-1][:, :5]
+    for hits, best in zip(c.search_many(list(queries), 5), truth, strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(best.tolist(), abs=1e-4)
+        assert {hit.id for hit in hits} <= set(ids)
+
+
+def test_the_graph_is_kept_and_the_report_says_so(linked: vm.Collection, clusters: Clusters) -> None:
+    links = index_of(linked)._state.store._index.hnsw.neighbors  # type: ignore[attr-defined]
+    report = linked.adapt()
+    assert (report.decision, report.indexing) == ("promoted", "kept")
+    assert report.metrics["recall"] >= reindex.FLOOR
+    assert graph_of(linked) == (400, 0)
+    assert index_of(linked)._state.store._index.hnsw.neighbors.size() == links.size()  # type: ignore[attr-defined]
+    agrees(linked, clusters)
+    assert vm.Report.from_dict(report.to_dict()) == report
+    assert linked.report(1).indexing == "kept"
+    linked.rollback()
+    agrees(linked, clusters)
+
+
+def test_without_a_graph_one_is_built_if_it_takes_one(taught: vm.Collection, clusters: Clusters) -> None:
+    report = taught.adapt()
+    assert (report.decision, report.indexing) == ("promoted", "built")
+    assert "recall" not in report.metrics
+    agrees(taught, clusters)
+    assert taught.adapt(dry_run=True).indexing == ""
+
+
+def test_a_graph_that_finds_too_little_is_made_anew_beside_the_searches(
+    linked: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reindex, "FLOOR", 1.1)
+    report = linked.adapt()
+    assert (report.decision, report.indexing) == ("promoted", "rebuilding")
+    assert report.metrics["recall"] <= 1
+    before = index_of(linked)._state.store
+    assert index_of(linked).pending == 400
+    assert linked.search(clusters.x[0], 3).version == 1  # answered by what there is, and begins it
+    for thread in threading.enumerate():
+        if thread.name == "vecmeta-keep-1":
+            thread.join(20)
+    assert graph_of(linked) == (400, 0)
+    assert index_of(linked)._state.store is not before
+    agrees(linked, clusters)
+
+
+def test_another_process_makes_it_anew_too(
+    linked: vm.Collection, clusters: Clusters, db: vm.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files say that it is due."""
+    monkeypatch.setattr(reindex, "FLOOR", 1.1)
+    assert linked.adapt().indexing == "rebuilding"
+    linked.close()
+    with vm.open(db.folder, device="cpu") as other:
+        c = other.collection("clusters")
+        assert index_of(c).pending == 400
+        c.settle()
+        assert graph_of(c) == (400, 0)
+        agrees(c, clusters)
+
+
+def test_writes_and_deletes_while_it_is_made_are_kept(linked: vm.Collection, clusters: Clusters) -> None:
+    stages = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        stages.append(stage)
+        if stage == "building" and done == total and stages.count("building") == 2:
+            linked.add_vectors(["late", clusters.ids[3]], clusters.x[[0, 1]])
+            linked.delete(clusters.ids[20:30])
+
+    assert linked.adapt(progress=progress).indexing == "kept"
+    assert linked.count() == 391
+    agrees(linked, clusters)
+    assert linked.search(clusters.x[0], 2)[0].id in ("late", clusters.ids[0])
+
+
+def test_rows_that_are_dead_or_wait_in_the_live_graph(linked: vm.Collection, clusters: Clusters) -> None:
+    linked.delete(clusters.ids[40:60])
+    linked.add_vectors(clusters.ids[60:70], clusters.x[70:80])
+    linked.add_vectors([f"new{n}" for n in range(30)], clusters.x[:30])
+    assert linked.adapt().indexing == "kept"
+    agrees(linked, clusters)
+    linked.settle()
+    assert graph_of(linked)[1] == 0
+    agrees(linked, clusters)
+
+
+def test_cancelled_on_the_way_it_leaves_nothing(linked: vm.Collection, clusters: Clusters) -> None:
+    def progress(stage: str, done: int, total: int) -> None:
+        if stage == "building" and done:
+            raise vm.Cancelled("enough")
+
+    with pytest.raises(vm.Cancelled):
+        linked.adapt(progress=progress)
+    assert (linked.live, len(linked.versions())) == (0, 1)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("vecmeta-project")]
+    agrees(linked, clusters)
+
+
+def test_files_are_there_before_the_swap_where_nobody_searches_and_after_it_where_somebody_does(
+    linked: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "SAVE_AFTER", 0)
+    written: list[int] = []
+    activate = linked._versions.activate
+
+    def noted(*given: object) -> object:
+        written.append(len(list(Path(linked._servings._files(given[0])).glob("r*"))))  # type: ignore[arg-type]
+        return activate(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(linked._versions, "activate", noted)
+    linked.adapt()
+    linked.search(clusters.x[0], 1)
+    linked.feedback(clusters.judgements(range(6, 9), 5))
+    assert linked.adapt().version == 2
+    assert written == [1, 0]
+    linked.settle()
+    assert list(linked._servings._files(2).glob("r*"))
+
+
+# -- what it is made of
+
+
+def head_of(strength: float, linear: bool, dim: int = 24, slots: int = 30) -> MemoryHead:
+    rng = np.random.default_rng(3)
+
+    def some(*shape: int, scale: float = 1.0) -> Vectors:
+        return (scale * rng.standard_normal(shape)).astype(np.float32)
+
+    matrix = some(dim, dim, scale=0.1) if linear else None
+    memory = Memory(some(slots, dim, scale=2), some(slots), some(slots, dim, scale=0.4), some(slots) > 0, 0.6, matrix)
+    return MemoryHead(memory, some(dim, scale=0.05), strength)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4, 0.0])
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_projector_does_what_the_head_does(strength: float, linear: bool) -> None:
+    head = head_of(strength, linear)
+    rows = np.random.default_rng(4).standard_normal((CHUNK + 5, 24)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows.flags.writeable = False  # as they come from the database
+    before = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        made = projector(head)
+        for some in (rows, rows[:1], rows[:0]):
+            found = made.project(some)
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, head.project(some), atol=2e-6)
+    torch.set_num_threads(before)
+    identity = projector(IdentityHead(24))
+    np.testing.assert_array_equal(identity.project(rows), rows)
+
+
+def test_pages_come_in_their_order_and_errors_come_out() -> None:
+    pages = [(np.arange(n, n + 3), np.full((3, 2), n, np.float32)) for n in range(40)]
+    for count in (1, 3):
+        found = list(reindex.projected(Projector(lambda x: -x, count), iter(pages)))
+        assert [keys[0] for keys, _ in found] == list(range(40))
+        assert all((z == -n).all() for n, (_, z) in enumerate(found))
+
+    def fails(x: Vectors) -> Vectors:
+        raise MemoryError(str(x[0, 0]))
+
+    with pytest.raises(MemoryError, match="0"):
+        list(reindex.projected(Projector(fails), iter(pages)))
+
+
+def test_recall_is_of_others_than_the_one_that_asks() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((300, 8)).astype(np.float32)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    index = FaissIndex(8)
+    assert reindex.recall_of(index) == 1.0
+    index.add(np.arange(300), x)
+    assert reindex.recall_of(index) == 1.0
+
+    class Half(FaissIndex):
+        def search(self, queries: Vectors, k: int, **given: object):  # type: ignore[no-untyped-def]
+            scores, keys = self.exact(queries, 2 * k)
+            return scores[:, ::2], keys[:, ::2]  # itself, and every second of the others
+
+    half = Half(8)
+    half.add(np.arange(300), x)
+    assert reindex.recall_of(half) == pytest.approx(0.5, abs=0.01)
+
+
+def test_samples_are_kept_until_something_is_written(taught: vm.Collection, clusters: Clusters) -> None:
+    sampler = taught._sampler
+    first = sampler.sample(0)
+    assert (first.count, len(first.ids)) == (400, 400)
+    taught.feedback(clusters.judgements(range(6, 8), 2))
+    assert sampler.sample(0) is first
+    assert sampler.sample(1) is not first
+    taught.delete(clusters.ids[:1])
+    second = sampler.sample(0)
+    assert second.count == 399
+    taught.delete(clusters.ids)
+    assert sampler.sample(0).stats is None
+
+
+def test_blas_has_one_thread_in_every_thread_that_wants_it_so_and_afterwards_what_it_had() -> None:
+    def blas() -> list[int]:
+        return [library.num_threads for library in threads._blas()]
+
+    before, seen = blas(), dict[str, list[int]]()
+    inside, leave = threading.Event(), threading.Event()
+    one = [1] * len(before)
+    assert before
+
+    def other() -> None:
+        with threads.single_blas():
+            seen["in"] = blas()
+            inside.set()
+            leave.wait(20)
+        seen["after"] = blas()
+
+    thread = threading.Thread(target=other)
+    with threads.single_blas(), threads.single_blas():
+        thread.start()
+        assert inside.wait(20)
+        assert blas() == one
+    assert blas() == before
+    leave.set()
+    thread.join()
+    assert blas() == before
+    assert seen == {"in": one, "after": before}
+
+
+def test_a_graph_that_grew_topic_by_topic_is_looked_at_and_made_anew(
+    taught: vm.Collection, monkeypatch: pytest.MonkeyPatch, clusters: Clusters
+) -> None:
+    assert FaissIndex.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(FaissIndex.__init__.__kwdefaults__, "hnsw_from", 100)
+    looked: list[float] = []
+
+    def recall_of(index: FaissIndex) -> float:
+        looked.append(reindex.recall_of(index))
+        return 0.5 if len(looked) == 1 else looked[-1]
+
+    monkeypatch.setattr(servings, "recall_of", recall_of)
+    with vm.open(taught._servings._folder.parent.parent, device="cpu") as other:
+        c = other.collection("clusters")
+        assert graph_of(c) == (0, 400)
+        c.settle()
+        first = index_of(c)._state.store
+        assert graph_of(c) == (400, 0)
+        assert len(looked) == 2  # found wanting, made anew, found good
+        assert c._servings.warm().sound == 400
+        c.add_vectors([f"new{n}" for n in range(50)], clusters.x[:50])
+        c.settle()
+        assert len(looked) == 2
+        c.add_vectors([f"more{n}" for n in range(100)], clusters.x[50:150])
+        c.settle()
+        assert len(looked) == 3
+        assert index_of(c)._state.store is first
+        agrees(c, clusters)
+
+
+def test_what_a_new_graph_does_not_mend_is_let_be(taught: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FaissIndex.__init__.__kwdefaults__ is not None
+    monkeypatch.setitem(FaissIndex.__init__.__kwdefaults__, "hnsw_from", 100)
+    looked: list[object] = []
+
+    def recall_of(index: object) -> float:
+        looked.append(index)
+        return 0.5
+
+    monkeypatch.setattr(servings, "recall_of", recall_of)
+    with vm.open(taught._servings._folder.parent.parent, device="cpu") as other:
+        c = other.collection("clusters")
+        c.settle()
+        assert len(looked) == 2
+        assert c._servings.warm().sound == 800

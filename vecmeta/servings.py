@@ -1,0 +1,344 @@
+"""Versions ready to be searched: head and index of one version together, kept current with the catalogue.
+
+A search takes one `Serving` and uses nothing else, so it cannot mix two versions. The index is derived data: it is read from its files,
+or built from the base vectors when they are missing, damaged or of another head, and then follows the writes by their revision.
+
+No search waits for a swap. This process opens a version before it makes it live; when another one did, a thread opens the new version
+while searches are answered by the serving that answered them before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vecmeta.beside import Beside
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.versions import State, VersionStore
+from vecmeta.errors import Cancelled, StorageError
+from vecmeta.index import store
+from vecmeta.index.protocol import VectorIndex
+from vecmeta.meta.head import IdentityHead, Projector, load_head
+from vecmeta.reindex import FLOOR, Reindexed, recall_of, reindexed
+from vecmeta.serving import Serving
+from vecmeta.types import Progress
+
+if TYPE_CHECKING:
+    from vecmeta.meta.head import Head
+
+KEPT = 3  # versions held in memory: the live one, the one before it, the base
+PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before it answers without the last writes
+
+
+class Servings:
+    """The servings of one collection, made when they are asked for."""
+
+    def __init__(
+        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[..., VectorIndex], folder: Path
+    ) -> None:
+        self._items, self._versions, self._dim = items, versions, dim
+        self._open_index, self._folder = open_index, folder
+        self._held: OrderedDict[int, Serving] = OrderedDict()
+        self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
+        self._opening: dict[int, threading.Lock] = {}
+        self._opener = Beside("open", lambda number: self._get(number, self._versions.state()))
+        self._keeper = Beside("keep", self._keep)
+        self._searched = False  # this process has answered a search that named no version
+        self._lock = threading.Lock()
+        self._writers = 0  # threads of this process that are about to bring up to date what answers
+
+    def current(self, number: int | None = None) -> Serving:
+        """The serving of a version, caught up with the catalogue. Raises VersionNotFound.
+
+        None is the live one; where another process made it live, the one that answered before for as long as opening it takes.
+        """
+        state = self._versions.state()
+        serving = self._get(number, state) if number is not None else self._live(state)
+        if serving.revision < state.revision:
+            self.follow(serving, state.revision)
+        if number is None:
+            self._searched = True
+        if serving.due and serving is self._answering:
+            self._keeper.begin(serving.version)
+        return serving
+
+    def settle(self, progress: Progress | None = None) -> None:
+        """Bring the index of the live version up to date, what speeds it up included, and wait for it."""
+        serving = self.warm()
+        total = serving.index.pending
+
+        def go_on() -> None:
+            if progress is not None:
+                progress("linking", max(total - serving.index.pending, 0), total)
+
+        self._settle(serving, go_on)
+
+    def warm(self) -> Serving:
+        """Open the live version, or build it, and wait for it."""
+        state = self._versions.state()
+        serving = self._get(state.live, state)
+        self._answer(serving)
+        self.follow(serving, state.revision)
+        return serving
+
+    @property
+    def ready(self) -> bool:
+        """Whether a search that names no version is answered at once. Costs the reading of one row."""
+        live = self._versions.state().live
+        with self._lock:
+            serving = self._held.get(live) or self._answering
+        return serving is not None and not serving.building
+
+    @property
+    def answering(self) -> int | None:
+        """The version that answered the last search that named none; None before the first."""
+        serving = self._answering
+        return None if serving is None else serving.version
+
+    def at_hand(self, number: int) -> bool:
+        """Whether a search of a version need not wait for it more than others had to; if not, a thread begins to open it."""
+        return number in self._held or self._answering is None or not self._opener.begin(number)
+
+    def scratch(self, **options: Any) -> VectorIndex:
+        """An empty index of the same kind that belongs to no version."""
+        return self._open_index(**options)
+
+    def candidate(
+        self, number: int, head: Head, progress: Progress | None = None, by: Projector | None = None
+    ) -> tuple[Serving, Reindexed]:
+        """Build a version that is about to go live: all items projected and indexed. Nothing changes for searches.
+
+        Its files are written here, for whoever answers searches to read; where this process does so itself, they are written once it is
+        live. `by` is a quicker way to project than the head's own.
+
+        Raises:
+            StorageError: its files cannot be written (StorageFull, StorageReadOnly, …); nothing half-written stays.
+        """
+        state = self._versions.state()
+        source = self._get(state.live, state)
+        made = reindexed(self._items, by or Projector(head.project), source.index, self._open_index, progress)
+        serving = Serving(number, head, made.index, made.revision)
+        serving.unsaved = len(made.index)
+        if not self._searched:
+            self._write(serving)
+        return serving, made
+
+    def adopt(self, serving: Serving) -> None:
+        """Hold a serving that was built elsewhere."""
+        with self._lock:
+            self._hold(serving)
+
+    def go_live(self, serving: Serving, why: str, expected: State | None = None) -> None:
+        """Make a version live whose serving is ready: it answers the very next search. Raises VersionNotFound, Conflict."""
+        self._versions.activate(serving.version, why, expected)
+        self._answer(serving)
+        if self._searched and serving.due:
+            self._keeper.begin(serving.version)
+
+    def rollback(self, before: int | None) -> int:
+        """Make live what was live before, which is opened first (None: there is nothing). Raises VersionNotFound at the bottom."""
+        if before is not None:
+            self.current(before)
+        state = self._versions.rollback()
+        self._answer(self._get(state.live, state))
+        return state.live
+
+    def discard(self, number: int) -> None:
+        """Forget a version that did not come to be, and its files."""
+        with self._lock:
+            self._held.pop(number, None)
+        shutil.rmtree(self._files(number), ignore_errors=True)
+
+    def follow(self, serving: Serving, revision: int) -> None:
+        """Apply the writes up to a revision. Who finds somebody else at it waits a little, then goes on with what there is.
+
+        While this process writes, those who search leave it to those who write, who do so before they say that it is written.
+        """
+        patient = len(serving.index) == 0
+        if self._writers and not patient and serving is self._answering:
+            return
+        if serving.lock.acquire(timeout=-1 if patient else PATIENCE):
+            try:
+                if serving.revision < revision:
+                    self._catch_up(serving)
+            finally:
+                serving.lock.release()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around a write of this process; what answers is brought up to date in the end, so that the next search finds what was written."""
+        with self._lock:
+            self._writers += 1
+        try:
+            yield
+            self._written()
+        finally:
+            with self._lock:
+                self._writers -= 1
+
+    def _written(self) -> None:
+        state = self._versions.state()
+        serving = self._live(state)
+        with serving.lock:
+            if serving.revision < state.revision:
+                self._catch_up(serving)
+        if serving.due:
+            self._keeper.begin(serving.version)
+
+    def close(self) -> None:
+        """Write what the files lack, let go of the indexes."""
+        self._opener.end()
+        self._keeper.end()
+        with self._lock:
+            held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
+        for serving in held:
+            if serving.unsaved:
+                self._save_or_warn(serving)
+            serving.index.close()
+
+    def forget_files(self) -> None:
+        """The collection is dropped: delete its index files."""
+        self._opener.end()
+        self._keeper.end()
+        with self._lock:
+            self._held.clear()
+            self._answering = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- inside --------------------------------------------------------------------------------------------------------------
+
+    def _live(self, state: State) -> Serving:
+        serving, before = self._found(state.live), self._answering
+        if serving is None:
+            if before is not None and self._opener.begin(state.live):
+                return before
+            serving = self._get(state.live, state)
+        self._answer(serving)
+        return serving
+
+    def _answer(self, serving: Serving) -> None:
+        if self._answering is not serving:
+            with self._lock:
+                self._answering = serving
+                self._hold(serving)
+
+    def _get(self, number: int, state: State) -> Serving:
+        serving = self._found(number)
+        if serving is not None:
+            return serving
+        with self._lock:
+            opening = self._opening.setdefault(number, threading.Lock())
+        # Twenty threads that ask for a version at once build it once, and those that ask for another one do not wait for it.
+        with opening:
+            serving = self._found(number)
+            if serving is None:
+                serving = self._opened(number, state)
+                with self._lock:
+                    self._hold(serving)
+                self._opener.forgive(number)
+        return serving
+
+    def _found(self, number: int) -> Serving | None:
+        with self._lock:
+            serving = self._held.get(number)
+            if serving is not None:
+                self._held.move_to_end(number)
+        return serving
+
+    def _hold(self, serving: Serving) -> None:
+        self._held[serving.version] = serving
+        self._held.move_to_end(serving.version)
+        while len(self._held) > KEPT:
+            # Searches that still use it keep it alive; its files stay for a rollback.
+            del self._held[next(number for number, held in self._held.items() if held not in (serving, self._answering))]
+
+    def _opened(self, number: int, state: State) -> Serving:
+        head: Head = IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
+        serving = Serving(number, head, self._open_index(), 0)
+        loaded = store.load(self._files(number))
+        if loaded is not None:
+            found, manifest = loaded
+            ours = found.kind == serving.index.kind and manifest.extra.get("head") == serving.fingerprint
+            if ours and manifest.revision <= state.revision:
+                serving.index, serving.revision, serving.sound = found, manifest.revision, found.linked
+        revision = serving.revision
+        self._catch_up(serving)
+        if revision and len(serving.index) != self._items.count():
+            warnings.warn(f"the index files in {self._files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
+            serving = Serving(number, head, self._open_index(), 0)
+            self._catch_up(serving)
+        return serving
+
+    def _keep(self, number: int) -> None:
+        """Link what a version's index has to link, and write its files, while it is the one that answers."""
+        serving = self._found(number)
+
+        def go_on() -> None:
+            self._keeper.go_on()
+            if serving is not self._answering:
+                raise Cancelled(f"version {number} does not answer any more")
+
+        if serving is not None:
+            self._settle(serving, go_on)
+
+    def _settle(self, serving: Serving, go_on: Callable[[], None]) -> None:
+        renewed = False
+        while serving.due:
+            serving.unsaved += serving.index.settle(go_on)
+            if serving.grown:
+                good = recall_of(serving.index) >= FLOOR
+                if good or renewed:  # what a new graph does not mend is let be until there is twice as much
+                    serving.sound = serving.index.linked * (1 if good else 2)
+                else:
+                    serving.index.wear()
+                    renewed = True
+            elif serving.lacking:
+                self._save_or_warn(serving)
+
+    def _catch_up(self, serving: Serving) -> None:
+        # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.
+        with self._items.changes(serving.revision) as changes, serving.filling():
+            if len(changes.removed):
+                serving.index.remove(changes.removed)
+            done, touched = 0, [changes.removed]
+            for keys, base in changes.pages:
+                serving.index.add(keys, serving.head.project(base))
+                done += len(keys)
+                touched.append(keys)
+                self._opener.go_on()
+            self._items.touched(np.concatenate(touched), serving.revision, changes.revision)
+            serving.revision = changes.revision
+            serving.unsaved += done + len(changes.removed)
+
+    def _save_or_warn(self, serving: Serving) -> None:
+        try:
+            self._write(serving)
+        except StorageError as error:
+            # The files are derived data: the next start builds them again. It is tried again at the end, or after as many rows as now.
+            serving.unsaved = 1
+            warnings.warn(f"index files not written, they will be rebuilt at the next start: {error}", stacklevel=3)
+
+    def _write(self, serving: Serving) -> None:
+        with serving.lock:
+            store.save(serving.index, self._files(serving.version), serving.revision, head=serving.fingerprint)
+            serving.unsaved = 0
+
+    def _files(self, number: int) -> Path:
+        return self._folder / f"v{number}"
+
+    def prune_files(self, keep: set[int]) -> None:
+        """Delete the index files of all versions but these and those in memory: they can be rebuilt."""
+        with self._lock:
+            keep = keep | set(self._held)
+        with contextlib.suppress(OSError):
+            for folder in self._folder.iterdir():
+                if folder.name not in {f"v{number}" for number in keep}:
+                    shutil.rmtree(folder, ignore_errors=True)

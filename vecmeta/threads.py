@@ -1,0 +1,56 @@
+"""How many threads matrix products use: one each, where we spread the work over threads ourselves."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+_lock = threading.Lock()
+_mine = threading.local()  # .depth: how many of them are around each other in this thread
+_inside = 0  # threads that are in `single_blas` now
+_before: list[int] = []  # the numbers of threads to go back to
+
+
+@contextmanager
+def single_blas() -> Iterator[None]:
+    """numpy's BLAS on one thread for what this thread does in here. Re-entrant.
+
+    BLAS's own threads wait for each other at every product: of eight folds fitted by two threads at a time half of the processor's time
+    was such waiting. In some builds of OpenBLAS the number is each thread's own, in others the process's: so every thread sets it and
+    puts it back. Where it is the process's, one that leaves early gives the others their threads back, which costs time and no more.
+    """
+    global _inside, _before  # noqa: PLW0603  # it is the process's setting
+    libraries = _blas()
+    depth = getattr(_mine, "depth", 0)
+    _mine.depth = depth + 1
+    if depth == 0:
+        with _lock:
+            if _inside == 0:
+                _before = [library.num_threads for library in libraries]
+            _inside += 1
+            for library in libraries:
+                library.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _mine.depth = depth
+        if depth == 0:
+            with _lock:
+                _inside -= 1
+                for library, number in zip(libraries, _before, strict=True):
+                    library.set_num_threads(number)
+
+
+@lru_cache(maxsize=1)
+def _blas() -> list[Any]:
+    """The libraries; looking for them takes some milliseconds."""
+    import numpy as np  # noqa: F401  # so that its own is there
+    from threadpoolctl import ThreadpoolController
+
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
