@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+def cores() -> int:
+    """How many cores this process may use now."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+CORES = cores()
 
 _lock = threading.Lock()
 _mine = threading.local()  # .depth: how many of them are around each other in this thread

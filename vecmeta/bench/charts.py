@@ -31,19 +31,29 @@ def available() -> None:
         raise vm.InvalidConfig("charts need matplotlib: pip install 'vecmeta[bench]'")
 
 
+def saved(figure: Any, path: Path) -> Path:
+    """Write a figure, its folder made if it is not there, and let go of it; returns the path. Raises InvalidConfig."""
+    import matplotlib.pyplot as plt
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise vm.InvalidConfig(f"charts cannot be written to {path.parent}: {error.strerror}") from error
+    finally:
+        plt.close(figure)
+    return path
+
+
 def draw(facts: dict[str, Any], folder: Path) -> list[Path]:
     """Writes quality.png and harm.png (and gate.png when there were trials); returns their paths. Raises InvalidConfig."""
     available()
     import matplotlib as mpl
 
     mpl.use("Agg")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        drawn = [_quality(facts, folder / "quality.png"), _harm(facts, folder / "harm.png")]
-        if facts.get("trials"):
-            drawn.append(_gate(facts, folder / "gate.png"))
-    except OSError as error:
-        raise vm.InvalidConfig(f"charts cannot be written to {folder}: {error.strerror}") from error
+    drawn = [_quality(facts, folder / "quality.png"), _harm(facts, folder / "harm.png")]
+    if facts.get("trials"):
+        drawn.append(_gate(facts, folder / "gate.png"))
     return drawn
 
 
@@ -79,9 +89,7 @@ def _quality(facts: dict[str, Any], path: Path) -> Path:
     panels[0].set_ylabel("change of MAP@R against the untouched encoder")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     figure.suptitle(f"Means over {len(facts['split'])} notions that no start was trained on")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return saved(figure, path)
 
 
 def _harm(facts: dict[str, Any], path: Path) -> Path:
@@ -100,9 +108,7 @@ def _harm(facts: dict[str, Any], path: Path) -> Path:
     panel.set_title(f"Harm against gain; each line runs from {facts['settings']['shots'][0]} to the number at its end (shots)")
     panel.grid(alpha=0.3)
     panel.legend(ncols=2, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return saved(figure, path)
 
 
 def _gate(facts: dict[str, Any], path: Path) -> Path:
@@ -121,6 +127,4 @@ def _gate(facts: dict[str, Any], path: Path) -> Path:
     panel.set_ylabel("true change of mixed MAP@R")
     panel.legend(frameon=False)
     panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
+    return saved(figure, path)

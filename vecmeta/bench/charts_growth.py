@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-import vecmeta as vm
-from vecmeta.bench.charts import available
+from vecmeta.bench.charts import available, saved
 from vecmeta.bench.growth import SPACES, TIMES
 
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")  # Okabe and Ito 2008
@@ -43,12 +42,4 @@ def draw(facts: dict[str, Any], folder: Path) -> Path:
     panels[0].set_ylabel("seconds")
     panels[1].set_ylabel("megabytes")
     figure.suptitle(f"Growth, dim {facts['settings']['dim']}, {facts['processor']}, {facts['cores']} cores")
-    path = folder / "growth.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise vm.InvalidConfig(f"charts cannot be written to {folder}: {error.strerror}") from error
-    finally:
-        plt.close(figure)
-    return path
+    return saved(figure, folder / "growth.png")

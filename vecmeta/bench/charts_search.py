@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import vecmeta as vm
-from vecmeta.bench.charts import available
+from vecmeta.bench.charts import available, saved
 
 # Okabe and Ito 2008; ours are the blues.
 COLOURS = {
@@ -59,12 +58,4 @@ def draw(facts: dict[str, Any], folder: Path) -> Path:
         f"{asked['count']:,} vectors, dim {asked['dim']}, peers tuned to recall@10 of {asked['recall']:g} or vecmeta's own where that is "
         f"less; {facts['processor']}, {facts['cores']} cores"
     )
-    path = folder / "search.png"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise vm.InvalidConfig(f"charts cannot be written to {folder}: {error.strerror}") from error
-    finally:
-        plt.close(figure)
-    return path
+    return saved(figure, folder / "search.png")

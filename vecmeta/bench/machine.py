@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import vecmeta as vm
+from vecmeta.threads import cores
 
 LIBRARIES = ("torch", "numpy", "faiss-cpu", "sqlalchemy")
 THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # what changes a library's threads
@@ -22,15 +23,14 @@ def machine() -> dict[str, str | int]:
     `machine` is the same where figures may be compared: it is made of the processor, the cores that this process may use, the memory
     in whole gigabytes and the operating system, not of a name. Versions and threads are told besides, and may differ.
     """
-    system, memory = platform.system(), _memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    system, memory, usable = platform.system(), _memory(), cores()
     processor, architecture = _processor(), platform.machine()
-    same = f"{processor}|{architecture}|{cores}|{memory}|{system}"
+    same = f"{processor}|{architecture}|{usable}|{memory}|{system}"
     return {
         "machine": hashlib.sha256(same.encode()).hexdigest()[:12],
         "processor": processor,
         "architecture": architecture,
-        "cores": cores,
+        "cores": usable,
         "memory_gib": memory,
         "system": system,
         "release": platform.release(),

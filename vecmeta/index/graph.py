@@ -53,7 +53,6 @@ class Graph:
         self._waiting = waiting
         self._hnsw_from, self._ef_search = hnsw_from, ef_search
         self._random = np.random.default_rng(0)
-        self._noise = _noise(index.d)
 
     @classmethod
     def empty(cls, dim: int, m: int, ef_construction: int, ef_search: int, hnsw_from: int) -> Graph:
@@ -152,12 +151,12 @@ class Graph:
         return view
 
     def _shaken(self, vectors: Vectors) -> Vectors:
-        moved = np.empty(vectors.shape, np.float32)
+        moved, noise = np.empty(vectors.shape, np.float32), _noise(self._index.d)
         for start in range(0, len(moved), SHAKEN):
             part = moved[start : start + SHAKEN]
             np.multiply(vectors[start : start + SHAKEN], GRID, out=part)
             np.rint(part, out=part)
-            part += self._noise[self._random.integers(len(self._noise), size=len(part))]
+            part += noise[self._random.integers(len(noise), size=len(part))]
             part *= 1 / GRID  # a power of two: exact
         return moved
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,7 @@ def one(engine: Engine, queries: str, k: int, asked: list[list[Any]], knob: dict
     rows = np.load(queries)
     wanted = [(rows[row], _where(field, value)) for row, field, value in asked]
     _warm(lambda n: engine.one(wanted[-1 - n % len(wanted)][0], k, wanted[-1 - n % len(wanted)][1]), seconds)
-    took, answers = [], []
-    end = time.perf_counter() + seconds
-    for query, where in wanted:
-        begin = time.perf_counter()
-        answer = engine.one(query, k, where)
-        took.append(time.perf_counter() - begin)
-        answers.append(answer)
-        if time.perf_counter() > end:
-            break
+    took, answers = _timed(lambda asked, where: engine.one(asked, k, where), wanted, seconds)
     found = [_checked(engine, engine.read(a), w)[0] for a, (_, w) in zip(answers, wanted, strict=False)]
     return {"seconds": took, "found": found}
 
@@ -128,17 +120,24 @@ def many(engine: Engine, queries: str, k: int, asked: list[list[Any]], knob: dic
     vectors = np.load(queries)
     wanted = [(vectors[rows], _where(field, value)) for rows, field, value in asked]
     _warm(lambda _: engine.many(wanted[-1][0], k, wanted[-1][1]), seconds, 2)
-    took, answers = [], []
-    end = time.perf_counter() + seconds
-    for rows, where in wanted:
-        begin = time.perf_counter()
-        answer = engine.many(rows, k, where)
-        took.append(time.perf_counter() - begin)
-        answers.append(answer)
-        if time.perf_counter() > end:
-            break
+    took, answers = _timed(lambda asked, where: engine.many(asked, k, where), wanted, seconds)
     found = [_checked(engine, engine.read(a), w) for a, (_, w) in zip(answers, wanted, strict=False)]
     return {"seconds": took, "found": found}
+
+
+def _timed(
+    ask: Callable[[Any, Equal | None], Any], wanted: Sequence[tuple[Any, Equal | None]], seconds: float
+) -> tuple[list[float], list[Any]]:
+    """Ask one after the other until the time is over: the seconds of each, and the answers."""
+    took, answers = list[float](), list[Any]()
+    end = time.perf_counter() + seconds
+    for asked, where in wanted:
+        begin = time.perf_counter()
+        answers.append(ask(asked, where))
+        took.append(time.perf_counter() - begin)
+        if time.perf_counter() > end:
+            break
+    return took, answers
 
 
 def _where(field: str | None, value: str | int) -> Equal | None:
