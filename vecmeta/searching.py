@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic_core import from_json
 
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
@@ -58,14 +59,15 @@ class Searcher:
         allowed = None if node is None else self._items.matching(node, serving.revision)
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
-        rows = self._items.by_key(np.unique(keys).tolist(), serving.revision)
+        rows = self._items.by_key(keys[0].tolist() if len(keys) == 1 else np.unique(keys).tolist(), serving.revision)
         found = []
         for query_scores, query_keys, left_out in zip(scores.tolist(), keys.tolist(), without, strict=True):
             hits = Hits(version=serving.version)
             for score, key in zip(query_scores, query_keys, strict=True):
-                item = rows.get(key)  # None: deleted since the index was asked
-                if item is not None and item.id not in left_out and len(hits) < k:
-                    hits.append(Hit(item.id, score, dict(item.metadata), item.content))  # type: ignore[arg-type]  # no Path is stored
+                row = rows.get(key)  # None: deleted since the index was asked
+                if row is not None and row[0] not in left_out and len(hits) < k:
+                    id, metadata, text, blob = row
+                    hits.append(Hit(id, score, from_json(metadata), text if blob is None else blob))
             found.append(hits)
         return found
 

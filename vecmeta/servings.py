@@ -291,17 +291,18 @@ class Servings:
 
     def _settle(self, serving: Serving, go_on: Callable[[], None]) -> None:
         renewed = False
-        while serving.due:
-            serving.unsaved += serving.index.settle(go_on)
-            if serving.grown:
-                good = recall_of(serving.index) >= FLOOR
-                if good or renewed:  # what a new graph does not mend is let be until there is twice as much
-                    serving.sound = serving.index.linked * (1 if good else 2)
-                else:
-                    serving.index.wear()
-                    renewed = True
-            elif serving.lacking:
-                self._save_or_warn(serving)
+        with serving.settling:
+            while serving.due:
+                serving.unsaved += serving.index.settle(go_on)
+                if serving.grown:
+                    good = recall_of(serving.index) >= FLOOR
+                    if good or renewed:  # what a new graph does not mend is let be until there is twice as much
+                        serving.sound = serving.index.linked * (1 if good else 2)
+                    else:
+                        serving.index.wear()
+                        renewed = True
+                elif serving.lacking:
+                    self._save_or_warn(serving)
 
     def _catch_up(self, serving: Serving) -> None:
         # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.

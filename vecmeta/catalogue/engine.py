@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, Select, event
+from sqlalchemy import Connection, Select, event, literal_column
 from sqlalchemy.exc import DBAPIError
 
 from vecmeta.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageReadOnly
 
+_KEYS = "({keys})"
+KEYS: Any = literal_column(_KEYS)  # what `among` fills in: column.op("IN")(KEYS)
 BUSY_SECONDS = 60.0  # how long a writer waits for another process's write to end
 
 _MEANINGS = (  # what SQLite says -> what it means here
@@ -53,17 +55,28 @@ class Engine:
 
         For what every search reads: past SQLAlchemy, and with two moments instead of six at which another thread may take the interpreter.
         """
+        rows = self._raw(self._text(statement))
+        return rows[0] if rows else None
+
+    def among(self, statement: Select[Any], keys: Sequence[int]) -> list[tuple[Any, ...]]:
+        """All rows of a statement with nothing to fill in but KEYS, a list of whole numbers; otherwise as `glance`."""
+        return self._raw(self._text(statement).replace(_KEYS, f"({','.join(map(str, map(int, keys)))})"))
+
+    def _text(self, statement: Select[Any]) -> str:
         sql = self._compiled.get(statement)
         if sql is None:
             compiled = statement.compile(dialect=self._engine.dialect, compile_kwargs={"literal_binds": True})
             sql = self._compiled[statement] = str(compiled)
+        return sql
+
+    def _raw(self, sql: str) -> list[tuple[Any, ...]]:
         with self._translated():
             connection = self._engine.raw_connection()
             try:
-                row: tuple[Any, ...] | None = connection.cursor().execute(sql).fetchone()
+                rows: list[tuple[Any, ...]] = connection.cursor().execute(sql).fetchall()
             finally:
                 connection.close()  # back into the pool
-        return row
+        return rows
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -94,7 +107,14 @@ def _on_connect(connection: sqlite3.Connection, _record: Any) -> None:
     # The driver's own transaction handling begins too late for a consistent snapshot; `_on_begin` does it instead.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("page_size = 8192", "journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    # Mapped, a page costs no call and no copy: the rows of 1,000 hits take half the time.
+    for pragma in (
+        "page_size = 8192",
+        "journal_mode = WAL",
+        "synchronous = NORMAL",
+        "foreign_keys = ON",
+        "mmap_size = 2147418112",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
-from vecmeta.catalogue.recent import RecentRows
+from vecmeta.catalogue.recent import RecentRows, StoredRow
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.catalogue.where_sql import compiled
 from vecmeta.errors import CollectionNotFound
@@ -125,9 +125,9 @@ class ItemStore:
             rows = self._by_id(connection, ids, items.c.id, items.c.vector)
             return {row[0]: np.frombuffer(row[1], dtype="<f4") for row in rows}
 
-    def by_key(self, keys: Sequence[int], revision: int) -> dict[int, Item]:
-        """The items of these keys, as far as they are still there, as they are at a revision or later."""
-        return {key: _item(*row) for key, row in self._recent.rows(keys, revision).items()}
+    def by_key(self, keys: Sequence[int], revision: int) -> dict[int, StoredRow]:
+        """Id, metadata as JSON, text and blob of these keys, as far as they are still there, as they are at a revision or later."""
+        return self._recent.rows(keys, revision)
 
     def touched(self, keys: Keys, since: int, until: int) -> None:
         """Tell that these are all that was written or deleted between two revisions: `by_key` need not find that out again."""
