@@ -1,0 +1,10 @@
+"""Transfer learning of an encoder, for where adapting its output is not enough: examples in, a folder with a fine-tuned encoder out.
+
+Importing this imports torch.
+"""
+
+from vecmeta.finetune.config import MODES, TRANSFERS, FinetuneConfig
+from vecmeta.finetune.examples import Examples, labelled
+from vecmeta.finetune.recipe import checkpoint_of, finetune
+
+__all__ = ["MODES", "TRANSFERS", "Examples", "FinetuneConfig", "checkpoint_of", "finetune", "labelled"]
