@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import vecmeta as vm
 from vecmeta.cli import program
+from vecmeta.teaching import Teaching
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vecmeta"
@@ -44,6 +45,11 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.reindex", 2),
     ("vecmeta.sample", 2),
     ("vecmeta.servings", 3),
+    ("vecmeta.spaces", 3),
+    ("vecmeta.compared", 3),
+    ("vecmeta.labels", 3),
+    ("vecmeta.teaching", 3),
+    ("vecmeta.finetuning", 3),
     ("vecmeta.traffic", 3),
     ("vecmeta.jobs", 3),
     ("vecmeta.worker", 3),
@@ -62,7 +68,13 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.__main__", 4),
     ("vecmeta", 3),
 ]
-TORCH = ("vecmeta.encoders", "vecmeta.meta", "vecmeta.finetune", "vecmeta.adaptation")  # who may import torch, and then mostly inside functions
+TORCH = (
+    "vecmeta.encoders",
+    "vecmeta.meta",
+    "vecmeta.finetune",
+    "vecmeta.finetuning",
+    "vecmeta.adaptation",
+)  # who may import torch, and then mostly inside functions
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -163,7 +175,7 @@ def test_keyword_defaults_are_as_promised(name: str) -> None:
         assert parameters[key].default == default
 
 
-@pytest.mark.parametrize("owner", [vm.Database, vm.Collection])
+@pytest.mark.parametrize("owner", [vm.Database, vm.Collection, Teaching])
 def test_public_methods_are_documented(owner: type) -> None:
     for name, member in vars(owner).items():
         if not name.startswith("_") and callable(member):

@@ -25,7 +25,7 @@ TOPICS = {
     "animal": "horse sheep tiger bird whale rabbit cow",
     "school": "teacher pupil lesson exam classroom chalk homework",
 }
-NOISE = "the my a very some old new big little good bad one two first last".split()
+NOISE = ["the", "my", "a", "very", "some", "old", "new", "big", "little", "good", "bad", "one", "two", "first", "last"]
 
 
 def tiny_text(folder: Path) -> Path:

@@ -58,10 +58,8 @@ def open_encoder(spec: str | Encoder, *, dim: int | None = None, device: str = "
 
 def _open(spec: str, device: str) -> Encoder:
     kind, colon, detail = spec.partition(":")
-    if spec == "text":
-        return default_text_encoder(device)
-    if spec == "text:int8":
-        return default_text_encoder(device, int8=True)
+    if spec in ("text", "text:int8"):
+        return default_text_encoder(device, int8=spec != "text")
     if spec == "image":
         return default_image_encoder(device)
     if kind == "hf" and detail:
@@ -88,7 +86,9 @@ def _in_folder(folder: Path, device: str) -> Encoder:
         readable, found = find_model(str(folder) if folder.is_absolute() else f"./{folder}")
         encoder = TextEncoder(found, readable, device=device)
     if facts is not None and encoder.name != facts["name"]:
-        raise EncoderMismatch(f"the weights in {folder} are not those that were written with its record, {facts['name']}: copy it again")
+        raise EncoderMismatch(
+            f"the weights in {folder} are not those that were written with its record, {facts['name']}: copy it again"
+        )
     return encoder
 
 

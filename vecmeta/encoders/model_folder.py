@@ -15,7 +15,15 @@ _SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 _FOREIGN = {"onnx", "openvino"}
 FACTS = "vecmeta.json"  # what a fine-tuning writes beside the weights
 FORMAT = "vecmeta-encoder-1"
-_PASSIVE = {FACTS, "data_config.json", "trainer_state.json", "model_args.json", "eval_results.json", "license.txt", "requirements.txt"}
+_PASSIVE = {
+    FACTS,
+    "data_config.json",
+    "trainer_state.json",
+    "model_args.json",
+    "eval_results.json",
+    "license.txt",
+    "requirements.txt",
+}
 _SAME_WIDTH = {"Normalize", "Dropout", "LayerNorm", "WordWeights"}  # modules that keep the length of a vector
 
 

@@ -3,9 +3,20 @@
 Importing this imports torch.
 """
 
-from vecmeta.finetune.config import MODES, TRANSFERS, FinetuneConfig
+from vecmeta.finetune.config import MODES, TRANSFERS, FinetuneConfig, Mode
 from vecmeta.finetune.examples import Examples, labelled
 from vecmeta.finetune.reading import read_contents, read_examples
 from vecmeta.finetune.recipe import checkpoint_of, finetune
 
-__all__ = ["MODES", "TRANSFERS", "Examples", "FinetuneConfig", "checkpoint_of", "finetune", "labelled", "read_contents", "read_examples"]
+__all__ = [
+    "MODES",
+    "TRANSFERS",
+    "Examples",
+    "FinetuneConfig",
+    "Mode",
+    "checkpoint_of",
+    "finetune",
+    "labelled",
+    "read_contents",
+    "read_examples",
+]

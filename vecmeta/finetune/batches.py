@@ -41,7 +41,9 @@ class Batches:
         if not self._usable:
             raise InvalidConfig("no class has two items left to learn from")
         if len(self._usable) == 1 and not len(examples.against[self._usable[0]]):
-            raise InvalidConfig(f"only the class {examples.classes[self._usable[0]]!r} has two items to learn from; two classes need them")
+            raise InvalidConfig(
+                f"only the class {examples.classes[self._usable[0]]!r} has two items to learn from; two classes need them"
+            )
         self._of: list[set[int]] = [set() for _ in range(len(examples))]  # the classes of each row
         for column, rows in enumerate(examples.members):
             for row in rows.tolist():
@@ -75,8 +77,8 @@ class Batches:
         for column in columns.tolist():
             pair = self._pair(column, rng)
             belongs = self._of[pair[0]] | self._of[pair[1]]
-            if (belongs & taken) or column in used:
-                continue  # it would be told apart from what it belongs with
+            if belongs & used:
+                continue  # they would be told apart from what they belong with
             taken.add(column)
             used |= belongs
             anchors.append(pair[0])

@@ -20,8 +20,8 @@ _WEIGHTS = ("l2_sp", "relation_weight", "coral")
 class FinetuneConfig:
     """How an encoder is fine-tuned.
 
-    ``mode``            "features": the encoder frozen, a new last layer (Yosinski et al. 2014); "lora": low-rank updates of its layers (Hu et
-                        al. 2022), merged in the end; "full": all layers, lower ones more slowly, thawed from the top (ULMFiT, Howard and
+    ``mode``            "features": the encoder frozen, a new last layer (Yosinski et al. 2014); "lora": low-rank updates of its layers
+                        (Hu et al. 2022), merged in the end; "full": all layers, lower ones more slowly, thawed from the top (ULMFiT, Howard and
                         Ruder 2018).
     ``transfer``        what is carried over besides, any of
         "representation"  second moments of source and target vectors are drawn together (Deep CORAL, Sun and Saenko 2016); needs source
@@ -86,7 +86,7 @@ class FinetuneConfig:
                 raise InvalidConfig(f"{name} is a whole number from {least} to {most}, not {value!r}")
         shares: dict[str, tuple[float, float]] = {
             "holdout": (0.0, 0.5), "layer_decay": (0.01, 1.0), "unfreeze": (0.0, 1.0), "scale": (1e-3, 1e3), "rate": (1e-8, 1.0),
-            **{name: (0.0, 1e6) for name in _WEIGHTS},
+            **dict.fromkeys(_WEIGHTS, (0.0, 1000000.0)),
         }  # fmt: skip
         for name, (low, high) in shares.items():
             value = getattr(self, name)

@@ -124,7 +124,7 @@ def _varied(image: Tensor, rng: np.random.Generator, side: int | None) -> Tensor
     h, w = max(1, round(share * height)), max(1, round(share * width))
     top, left = int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1))
     part = image[:, top : top + h, left : left + w]
-    if rng.random() < 0.5:  # noqa: PLR2004
+    if rng.random() < 0.5:
         part = part.flip(2)
     size = (height, width) if side is None else (side, side)
     return interpolate(part[None], size, mode="bilinear", antialias=True, align_corners=False)[0]

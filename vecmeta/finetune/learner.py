@@ -90,15 +90,15 @@ class Adapters:
 
     def deviations(self) -> list[tuple[Tensor, Tensor]]:
         """What is added to each layer's weights, and nothing: the distance of the merged weights from the pretrained ones."""
-        updates = [layer.get_delta_weight("default") for _, layer in self._layers]  # type: ignore[operator]
+        updates = [layer.get_delta_weight("default") for _, layer in self._layers]
         return [(update, torch.zeros_like(update)) for update in updates]
 
     def merge(self) -> None:
         """Add the updates to the weights, and leave a network as it was before but for those."""
         for name, layer in self._layers:
-            layer.merge()  # type: ignore[operator]
+            layer.merge()
             above, _, last = name.rpartition(".")
-            setattr(self._network.get_submodule(above), last, layer.get_base_layer())  # type: ignore[operator]
+            setattr(self._network.get_submodule(above), last, layer.get_base_layer())
 
 
 def by_depth(names: Sequence[tuple[str, Tensor]], depth_of: Any) -> list[Named]:

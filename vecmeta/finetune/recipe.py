@@ -28,7 +28,7 @@ from vecmeta.finetune.config import FinetuneConfig
 from vecmeta.finetune.examples import Examples, checked, stratified
 from vecmeta.finetune.learner import LastLayer, Learner
 from vecmeta.finetune.likeness import importance
-from vecmeta.finetune.training import Lesson, State, train
+from vecmeta.finetune.training import Lesson, State, seeded, train
 from vecmeta.meta.start import write_whole
 from vecmeta.types import Content, Keys, Progress, Vectors
 
@@ -78,7 +78,8 @@ def finetune(
     split = stratified(examples, config.holdout, config.seed)
     if not any(len(rows) >= 2 for rows in split.learned.members):  # so few that nothing can be spared
         split = stratified(examples, 0.0, config.seed)
-    learner = _learner(encoder, pool, base, config)
+    with seeded(config.seed, 0, "cpu"):  # new weights of LoRA
+        learner = _learner(encoder, pool, base, config)
     lesson = _lesson(split.learned, base, len(examples), len(unlabelled), source, config)
     measure = _measure(examples, split.held_out, config.seed, encoder.modality)
     checkpoint = checkpoint_of(out)
@@ -114,7 +115,9 @@ def _check(
     if not isinstance(encoder, (TextEncoder, ImageEncoder)):
         raise InvalidConfig(f"the encoder {encoder.name} has no weights that could be fine-tuned: give 'text', 'image' or 'hf:…'")
     if isinstance(encoder, TextEncoder) and encoder.int8:
-        raise InvalidConfig(f"{encoder.name} computes in whole numbers and has no gradients: fine-tune the encoder it was made of")
+        raise InvalidConfig(
+            f"{encoder.name} computes in whole numbers and has no gradients: fine-tune the encoder it was made of"
+        )
     checked(examples)
     right = str if encoder.modality == "text" else (bytes, Path)
     for what, contents in (("example", examples.contents), ("unlabelled content", unlabelled)):
@@ -124,7 +127,9 @@ def _check(
     if "instances" in config.transfer and source is None:
         raise InvalidConfig("transfer='instances' learns from source examples too, and none were given")
     if "representation" in config.transfer and source is None and not unlabelled:
-        raise InvalidConfig("transfer='representation' draws two distributions together: give source examples or unlabelled contents")
+        raise InvalidConfig(
+            "transfer='representation' draws two distributions together: give source examples or unlabelled contents"
+        )
 
 
 def _encoded(encoder: Encoder, pool: Sequence[Content], progress: Progress | None) -> Vectors:
@@ -173,9 +178,7 @@ def _shifted(source: Examples, by: int, count: int) -> Examples:
     return Examples((*[""] * (count - len(source)), *source.contents), source.classes, members, against, asks)
 
 
-def _measure(
-    examples: Examples, held_out: Any, seed: int, kind: str
-) -> Callable[[Learner], dict[str, float]] | None:
+def _measure(examples: Examples, held_out: Any, seed: int, kind: str) -> Callable[[Learner], dict[str, float]] | None:
     """MAP@R and nDCG@10 of held-out examples among them and those learned from; None when nothing is held out."""
     most_queries, most = MEASURED.get(kind, MEASURED["text"])
     rng = np.random.default_rng((seed, 7))
@@ -255,7 +258,7 @@ def _write(learner: Learner, encoder: Encoder, out: Path, facts: dict[str, Any])
                     os.fsync(stream.fileno())
         temporary.rename(out)
     except OSError as error:
-        kind = StorageFull if error.errno == 28 else StorageReadOnly  # noqa: PLR2004  # ENOSPC
+        kind = StorageFull if error.errno == 28 else StorageReadOnly  # ENOSPC
         raise kind(f"the encoder cannot be written to {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

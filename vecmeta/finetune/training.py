@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -115,7 +114,7 @@ class _Run:
         """One step, with half the pairs if the batch does not fit into memory."""
         while True:
             try:
-                with _seeded(self.config.seed, self.state.step, self.learner.device):
+                with seeded(self.config.seed, self.state.step, self.learner.device):
                     self._step()
                 break
             except (RuntimeError, MemoryError) as error:
@@ -141,7 +140,7 @@ class _Run:
         self.learner.module.train()
         with torch.autocast(torch.device(self.learner.device).type, dtype=self.half, enabled=self.half is not None):
             loss = self._loss()
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.values, CLIP)
         self.scaler.step(self.optimizer)
@@ -259,7 +258,7 @@ def _arrays(names: Sequence[str], values: Sequence[Tensor]) -> dict[str, NDArray
 
 
 @contextmanager
-def _seeded(seed: int, step: int, device: str) -> Iterator[None]:
+def seeded(seed: int, step: int, device: str) -> Iterator[None]:
     """Dropout and whatever else torch draws is a function of the seed and the step; the caller's generators are left as they were."""
     devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices):
