@@ -21,8 +21,8 @@ class FinetuneConfig:
     """How an encoder is fine-tuned.
 
     ``mode``            "features": the encoder frozen, a new last layer (Yosinski et al. 2014); "lora": low-rank updates of its layers
-                        (Hu et al. 2022), merged in the end; "full": all layers, lower ones more slowly, thawed from the top (ULMFiT, Howard and
-                        Ruder 2018).
+                        (Hu et al. 2022), merged in the end; "full": all layers, lower ones more slowly, thawed from the top (ULMFiT,
+                        Howard and Ruder 2018).
     ``transfer``        what is carried over besides, any of
         "representation"  second moments of source and target vectors are drawn together (Deep CORAL, Sun and Saenko 2016); needs source
                           examples or unlabelled contents;
