@@ -27,6 +27,7 @@ from vecmeta.errors import InvalidConfig
 from vecmeta.evaluate import Gate
 from vecmeta.finetune import Examples, FinetuneConfig, Mode
 from vecmeta.finetune import finetune as train
+from vecmeta.finetune.config import collections_transfers
 from vecmeta.folds import Fold, exam
 from vecmeta.judged import Taught, contradictions, resolve
 from vecmeta.labels import contents_of, field_taught
@@ -40,8 +41,6 @@ from vecmeta.servings import Servings
 from vecmeta.spaces import EncodedItems, Space, Spaces
 from vecmeta.trial import Background, Measured, best_strength, drift, judge, why_insufficient
 from vecmeta.types import Decision, Progress, Report, Vectors
-
-_TRANSFERS = ("representation", "parameters", "relations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,8 @@ class Wish:
         for name in self.config:
             if name not in known:
                 raise InvalidConfig(f"a fine-tuning has no setting {name!r}; known: {', '.join(known)}")
-        for name in self.settings().transfer:
-            if name not in _TRANSFERS:
-                raise InvalidConfig(
-                    f"transfer={name!r} needs source examples, which a collection has not: use vecmeta.finetune, or `vecmeta finetune`"
-                )
+        self.settings()
+        collections_transfers(self.transfer)
 
     def settings(self) -> FinetuneConfig:
         """As the training takes them. Raises InvalidConfig."""

@@ -148,6 +148,7 @@ def version_json(version: Version) -> dict[str, Any]:
         "judgements": version.judgements,
         "strength": version.strength,
         "metrics": dict(version.metrics),
+        "encoder": version.encoder,
     }
 
 

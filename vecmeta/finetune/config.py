@@ -108,8 +108,19 @@ class FinetuneConfig:
 
 
 def _transfers(given: Any) -> tuple[Transfer, ...]:
+    if not isinstance(given, (str, list, tuple)):
+        raise InvalidConfig(f"transfer is a list of {', '.join(TRANSFERS)}, not {given!r}")
     listed = (given,) if isinstance(given, str) else tuple(given)
     for name in listed:
         if name not in TRANSFERS:
             raise InvalidConfig(f"transfer {name!r} is none of {', '.join(TRANSFERS)}")
     return tuple(name for name in TRANSFERS if name in listed)
+
+
+def collections_transfers(given: Any) -> None:
+    """Raises InvalidConfig for a kind of transfer that a collection has not the data for."""
+    for name in _transfers(given):
+        if name == "instances":
+            raise InvalidConfig(
+                "transfer='instances' needs source examples, which a collection has not: use vecmeta.finetune, or `vecmeta finetune`"
+            )
