@@ -138,7 +138,7 @@ class Runtime:
         self._known.pop(name, None)
 
     async def base_vectors(self, collection: Collection, contents: Sequence[Content]) -> list[Any]:
-        """(dim,) base vectors of texts or pictures, encoded together with what other requests bring."""
+        """Texts or pictures with their base vectors, encoded together with what other requests bring."""
         if len(contents) == 1:
             return [await self.encodings.ask(collection, contents[0])]
         return list(await asyncio.gather(*(self.encodings.ask(collection, content) for content in contents)))
@@ -207,7 +207,7 @@ class Runtime:
             samples: dict[str, str | bytes] = {"text": "warm", "image": PIXEL}
             sample = samples.get(collection.modality or "")
             if sample is not None:
-                collection.embed([sample], version=0)
+                collection.encoded([sample])
         except vm.VecmetaError as error:  # it cannot be used, and no waiting changes that
             log.warning("not_warmed", collection=name, error=type(error).__name__)
         finally:
@@ -239,7 +239,7 @@ def _search(key: SearchKey, queries: list[Any]) -> list[Hits]:
 
 
 def _encode(collection: Collection, contents: list[Content]) -> list[Any]:
-    return list(collection.embed(contents, version=0))
+    return collection.encoded(contents)
 
 
 def added(collection: Collection, items: Sequence[Item | OwnVector]) -> int:

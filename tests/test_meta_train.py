@@ -439,7 +439,7 @@ def test_ctrl_c_and_the_same_command_again(run: Run, own: str, tmp_path: Path, m
         yield stopping(51, KeyboardInterrupt)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "_progress", stopped)
+        patch.setattr(cli.render, "renewed_progress", stopped)
         result = run(*arguments, "--out", str(out), code=130)
     assert result.err == f"stopped; the same command goes on from {out}.checkpoint\n"
     kept = checkpoint_of(out).read_bytes()
@@ -462,7 +462,7 @@ def test_a_stage_keeps_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with cli._progress() as progress:
+    with cli.render.renewed_progress() as progress:
         for step in range(1, 4):
             progress(f"meta-train: loss {10 - step}.00, validation +0.05{step}", step, 3)
         progress("encode [a].npz", 1, 1)

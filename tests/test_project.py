@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import vecmeta as vm
 from vecmeta.cli import program
+from vecmeta.teaching import Teaching
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "vecmeta"
@@ -33,7 +34,9 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.evaluate", 1),
     ("vecmeta.intake", 1),
     ("vecmeta.catalogue", 1),
+    ("vecmeta.files", 1),
     ("vecmeta.index", 2),
+    ("vecmeta.finetune", 2),
     ("vecmeta.contents", 2),
     ("vecmeta.judged", 2),
     ("vecmeta.folds", 2),
@@ -42,6 +45,11 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.reindex", 2),
     ("vecmeta.sample", 2),
     ("vecmeta.servings", 3),
+    ("vecmeta.spaces", 3),
+    ("vecmeta.compared", 3),
+    ("vecmeta.labels", 3),
+    ("vecmeta.teaching", 3),
+    ("vecmeta.finetuning", 3),
     ("vecmeta.traffic", 3),
     ("vecmeta.jobs", 3),
     ("vecmeta.worker", 3),
@@ -53,7 +61,6 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.database", 3),
     ("vecmeta.client", 4),
     ("vecmeta.langchain", 4),
-    ("vecmeta.files", 4),
     ("vecmeta.demo", 4),
     ("vecmeta.pydocs", 4),
     ("vecmeta.bench", 4),
@@ -61,7 +68,13 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.__main__", 4),
     ("vecmeta", 3),
 ]
-TORCH = ("vecmeta.encoders", "vecmeta.meta", "vecmeta.adaptation")  # who may import torch, and then mostly inside functions
+TORCH = (
+    "vecmeta.encoders",
+    "vecmeta.meta",
+    "vecmeta.finetune",
+    "vecmeta.finetuning",
+    "vecmeta.adaptation",
+)  # who may import torch, and then mostly inside functions
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -88,7 +101,7 @@ def test_imports_go_one_way(module: str, path: Path) -> None:
     for name in imports(path):
         if name.startswith("vecmeta"):
             assert layer(name) <= layer(module), f"{module} (layer {layer(module)}) imports {name} (layer {layer(name)})"
-        if name.partition(".")[0] in ("torch", "transformers", "torchvision", "sentence_transformers", "timm"):
+        if name.partition(".")[0] in ("torch", "transformers", "torchvision", "sentence_transformers", "timm", "peft"):
             assert module.startswith(TORCH), f"{module} imports {name}"
         assert not name.startswith("service"), f"{module} imports the service"
 
@@ -162,7 +175,7 @@ def test_keyword_defaults_are_as_promised(name: str) -> None:
         assert parameters[key].default == default
 
 
-@pytest.mark.parametrize("owner", [vm.Database, vm.Collection])
+@pytest.mark.parametrize("owner", [vm.Database, vm.Collection, Teaching])
 def test_public_methods_are_documented(owner: type) -> None:
     for name, member in vars(owner).items():
         if not name.startswith("_") and callable(member):

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from vecmeta import intake
-from vecmeta.catalogue.items import ItemStore
-from vecmeta.catalogue.judgements import JudgementLog
 from vecmeta.catalogue.versions import State, VersionStore
 from vecmeta.errors import Conflict, InvalidConfig
 from vecmeta.evaluate import Gate
@@ -26,8 +24,8 @@ from vecmeta.meta.methods import checked
 from vecmeta.meta.projecting import projector
 from vecmeta.meta.start import Start
 from vecmeta.preview import cost
-from vecmeta.sample import Sampler
 from vecmeta.servings import Servings
+from vecmeta.spaces import Space
 from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure, why_insufficient
 from vecmeta.types import Decision, Progress, Report
 
@@ -53,7 +51,7 @@ class Wish:
             raise InvalidConfig(f"a seed is a whole number from 0, not {self.seed!r}")
 
 
-class _Clock:
+class Clock:
     """Seconds by stage, and the calls of the progress callback."""
 
     def __init__(self, progress: Progress | None) -> None:
@@ -62,6 +60,7 @@ class _Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Around one of STAGES."""
         if self._progress is not None:
             self._progress(name, STAGES.index(name), len(STAGES))
         begin = time.perf_counter()
@@ -71,21 +70,21 @@ class _Clock:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
 
     def total(self) -> dict[str, float]:
+        """Seconds by stage so far, and "total"."""
         return {**self.seconds, "total": time.perf_counter() - self._begin}
 
 
 def adapt(
-    items: ItemStore,
-    log: JudgementLog,
+    space: Space,
     versions: VersionStore,
     servings: Servings,
-    sampler: Sampler,
     device: str,
     wish: Wish,
     progress: Progress | None,
 ) -> Report:
-    """See `vecmeta.Collection.adapt`."""
-    clock = _Clock(progress)
+    """See `vecmeta.Collection.adapt`. The head is learned for the encoder of the live version, whose `space` it is."""
+    items, log = space.items, space.log
+    clock = Clock(progress)
     with clock.stage("reading"):
         expected = versions.state()
         start = start_of(wish.method, None if wish.start is None else Path(wish.start))
@@ -96,7 +95,7 @@ def adapt(
         lacking = why_insufficient(taught)
         if lacking is not None:
             return Report("insufficient", None, lacking, figures, seconds=clock.total(), **said)
-        sample = sampler.sample(wish.seed)
+        sample = space.sampler.sample(wish.seed)
         stats = sample.stats
         if stats is None:  # all items that were judged have just been deleted
             return Report("insufficient", None, "the collection is empty", figures, seconds=clock.total(), **said)
@@ -104,7 +103,7 @@ def adapt(
         free = [row for row, id in enumerate(sample.ids) if id not in labelled]
         background = Background(sample.vectors[free], tuple(sample.ids[row] for row in free))
     with clock.stage("adapting"):
-        where = _torch_device(device)
+        where = torch_device(device)
 
         def learn(episode: Episode) -> MemoryHead:
             return fit(start, episode, stats, device=where, seed=wish.seed)
@@ -129,8 +128,19 @@ def adapt(
         return replace(report, cost=cost(items, servings, projector(head, where)), seconds=clock.total())
     row = {"method": wish.method, "strength": best.strength, "judgements": taught.count}
     made_of = _made_of(wish, start, taught, stats)
-    return _publish(
-        versions, servings, made_of, head, row, report, expected, wish.activate, projector(head, where), clock, progress
+    return publish(
+        versions,
+        servings,
+        made_of,
+        head,
+        row,
+        report,
+        expected,
+        wish.activate,
+        projector(head, where),
+        clock,
+        progress,
+        space.number,
     )
 
 
@@ -142,18 +152,18 @@ def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str
     return made_of.hexdigest()
 
 
-def _publish(
+def publish(
     versions: VersionStore, servings: Servings, made_of: str, head: Head, row: dict[str, Any], report: Report, expected: State,
-    activate: bool, by: Projector, clock: _Clock, progress: Progress | None,
+    activate: bool, by: Projector, clock: Clock, progress: Progress | None, encoder: int = 0,
 ) -> Report:  # fmt: skip
     """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
     before, blob = versions.made_of(made_of), head.to_bytes()
-    number = versions.put(made_of, blob, {**row, **_stored(report)})
+    number = versions.put(made_of, blob, {**row, **_stored(report)}, encoder)
     report = replace(report, version=number)
     try:
         if report.decision == "promoted" and number != expected.live:
             with clock.stage("building"):
-                serving, made = servings.candidate(number, head, progress, by)
+                serving, made = servings.candidate(number, head, progress, by, encoder)
             servings.adopt(serving)
             recall = {} if made.recall is None else {"recall": made.recall}
             report = replace(report, indexing=made.how, metrics={**report.metrics, **recall})
@@ -182,7 +192,7 @@ def _stored(report: Report) -> dict[str, Any]:
     return {"decision": report.decision, "reason": report.reason, "report": report.to_dict()}
 
 
-def _torch_device(device: str) -> str:
+def torch_device(device: str) -> str:
     """A few steps on tiny tensors: a GPU only when one is there."""
     if device != "auto":
         return device

@@ -1,8 +1,7 @@
-"""A collection: items in, search, judgements, adaptation, versions. The flow of the whole system, top to bottom."""
+"""A collection: items in, search; with `vecmeta.teaching` the flow of the whole system, top to bottom."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,39 +11,24 @@ from typing import Literal, Self, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from vecmeta import intake, judged
+from vecmeta import intake
 from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
-from vecmeta.catalogue.judgements import Entry
 from vecmeta.contents import OWN, Contents
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
-from vecmeta.errors import InvalidConfig, InvalidJudgement
+from vecmeta.errors import InvalidConfig
 from vecmeta.index import open_index
 from vecmeta.sample import Sampler
 from vecmeta.searching import Searcher, parsed
 from vecmeta.servings import Servings
+from vecmeta.spaces import OWN_ENCODER, Space, Spaces
+from vecmeta.teaching import Teaching
 from vecmeta.traffic import Traffic
-from vecmeta.types import (
-    Decision,
-    Hits,
-    Item,
-    Judgement,
-    Metadata,
-    Policy,
-    Progress,
-    Query,
-    Report,
-    Understood,
-    Vectors,
-    Version,
-    Where,
-)
+from vecmeta.types import Content, Encoded, Hits, Item, Metadata, Policy, Progress, Query, Vectors, Where
 from vecmeta.writing import Writer
 
-BASE = "the untouched encoder"
 
-
-class Collection:
+class Collection(Teaching):
     """One collection of a database; made by `Database.create` and `Database.collection`. A context manager.
 
     Safe to use from several threads. Every method raises the StorageError family when the database fails, and CollectionNotFound
@@ -54,18 +38,16 @@ class Collection:
     def __init__(
         self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, index: str, device: str, folder: Path
     ) -> None:
-        self.row = row
-        self._device = device
-        self._items, self._log = catalogue.items(row), catalogue.judgements(row)
-        self._versions = catalogue.versions(row)
-        self._contents = Contents(row, self._items, encoder)
-        self._servings = Servings(self._items, self._versions, row.dim, partial(open_index, index, row.dim), folder)
-        self._writer = Writer(self._items, self._contents, self._servings)
-        self._searcher = Searcher(self._items, self._contents, self._servings)
-        self._policies, self._shares = catalogue.policies(row), catalogue.traffic(row)
-        self._traffic = Traffic(self._shares, self._servings)
-        self._sampler = Sampler(self._items, self._versions)
-        self._adapting = threading.Lock()
+        items, log, versions = catalogue.items(row), catalogue.judgements(row), catalogue.versions(row)
+        contents = Contents(row, items, encoder)
+        own = Space(OWN_ENCODER, encoder, items, log, contents, Sampler(items, versions))
+        spaces = Spaces(own, catalogue.encoders(row), versions, folder.parent.parent / "encoders" / folder.name, device)
+        servings = Servings(items, versions, row.dim, partial(open_index, index, row.dim), folder, lambda n: spaces.of(n).items)
+        super().__init__(row, items, log, versions, contents, spaces, servings, catalogue.traffic(row), device)
+        self._writer = Writer(items, contents, servings)
+        self._searcher = Searcher(items, spaces, servings)
+        self._policies = catalogue.policies(row)
+        self._traffic = Traffic(self._shares, servings)
 
     # -- what it is ----------------------------------------------------------------------------------------------------------
 
@@ -88,11 +70,6 @@ class Collection:
     def modality(self) -> Literal["text", "image", "vector"] | None:
         """What it takes as contents; None when its encoder is an object of the caller's that was not given."""
         return self._contents.modality
-
-    @property
-    def live(self) -> int:
-        """The number of the live version; 0 is the untouched encoder."""
-        return self._versions.state().live
 
     @property
     def ready(self) -> bool:
@@ -127,7 +104,7 @@ class Collection:
     def close(self) -> None:
         """Write what the index files lack and free the indexes; the collection opens them again when it is used again."""
         self._servings.close()
-        self._sampler.forget()
+        self._spaces.forget()
 
     def warm(self) -> None:
         """Open the live version's index now, or build it, so that the first search need not."""
@@ -138,8 +115,9 @@ class Collection:
         self._servings.settle(progress)
 
     def forget(self) -> None:
-        """The collection has been dropped: delete its index files."""
+        """The collection has been dropped: delete its index files and fine-tuned encoders."""
         self._servings.forget_files()
+        self._spaces.forget_files()
 
     # -- items ---------------------------------------------------------------------------------------------------------------
 
@@ -244,106 +222,16 @@ class Collection:
         Raises:
             InvalidVector, UndecodableContent, ItemNotFound, VersionNotFound, EncoderUnavailable.
         """
+        serving = self._servings.current(intake.version_number(version))
         own = unit_rows(contents, self.dim) if isinstance(contents, np.ndarray) else None
-        base = self._contents.of_queries(list(cast(Sequence[Query], contents)), "content") if own is None else own
-        return self._servings.current(intake.version_number(version)).head.project(base)
+        under = self._spaces.of(serving.encoder).contents
+        base = under.of_queries(list(cast(Sequence[Query], contents)), "content") if own is None else own
+        return serving.head.project(base)
 
-    # -- judgements ----------------------------------------------------------------------------------------------------------
-
-    def feedback(self, judgements: Iterable[Judgement]) -> Understood:
-        """Store judgements, all of the batch or none; says how many were new, repeated, or changed an earlier one.
-
-        Raises:
-            InvalidJudgement: not a judgement, or a query of the wrong kind.
-            ItemNotFound: names the first item that is not there.
-        """
-        batch = list(judgements)
-        for at, judgement in enumerate(batch):
-            if not isinstance(judgement, Judgement):
-                raise InvalidJudgement(f"judgement {at} of the batch is a {type(judgement).__name__}, not a vecmeta.Judgement")
-        self._contents.of_items([j.item for j in batch])  # raises for the first one that is not there
-        asked = self._contents.asked([j.query for j in batch if j.query is not None])
-        entries = [Entry(j.item, j.concept, None if j.query is None else next(asked), float(j.score), j.user) for j in batch]
-        return self._log.append(entries)
-
-    def judgements(self) -> list[Judgement]:
-        """The whole log, oldest first."""
-        return self._log.all()
-
-    def contradictions(self, limit: int = 100) -> list[str]:
-        """Where the judgements that count contradict each other, at most `limit` sentences: users who disagree on the same item and
-        concept or query, and two things that one concept, query or pair puts together and another tells apart. Raises InvalidConfig.
-        """
-        resolved = judged.resolve(self._items, self._log)
-        return judged.contradictions(self._items, self._log, resolved, intake.top(limit, "limit"))[0]
-
-    # -- adaptation ----------------------------------------------------------------------------------------------------------
-
-    def adapt(
-        self,
-        method: str = "maml",
-        *,
-        dry_run: bool = False,
-        progress: Progress | None = None,
-        strength: float | None = None,
-        seed: int = 0,
-        start: str | Path | None = None,
-        activate: bool = True,
-    ) -> Report:
-        """Learn a head from all judgements, measure it on held-out ones, and make it live if it is better.
-
-        The head is a function of the meta-learned start, the judgements, the collection's statistics, the method and the seed: the same
-        again gives the same version again. While it works, searches go on under the live version.
-
-        Args:
-            method: "maml", the memory head with its inner loop, or another one of `vecmeta.meta.methods.NAMES`.
-            dry_run: measure and report, also what building it would cost; store nothing.
-            progress: called with (stage, done, total); raise vecmeta.Cancelled in it to stop, nothing is left behind.
-            strength: in (0, 1], how far vectors are moved; None chooses it on held-out judgements.
-            seed: of folds and samples.
-            start: a meta-learned start of your own for this method (`vecmeta meta-train`); None is the shipped one.
-            activate: False stores what would be promoted, with its index built, and leaves going live to `activate`.
-
-        Returns:
-            What was decided and why; see `vecmeta.Report`.
+    def encoded(self, contents: Sequence[Content]) -> list[Encoded]:
+        """Texts or pictures as queries that need not be encoded any more, for whoever encodes those of several searches together.
 
         Raises:
-            InvalidConfig: unknown method, strength outside its range, a start that cannot be read or is another method's.
-            StorageDamaged: the start was changed after it was written.
-            StorageFull and others: the index files cannot be written; the live version is untouched.
+            UndecodableContent, EncoderUnavailable.
         """
-        from vecmeta import adaptation  # brings torch, which a search does without
-
-        wish = adaptation.Wish(method, dry_run, strength, seed, start, activate)
-        with self._adapting:
-            return adaptation.adapt(
-                self._items, self._log, self._versions, self._servings, self._sampler, self._device, wish, progress
-            )
-
-    # -- versions ------------------------------------------------------------------------------------------------------------
-
-    def versions(self) -> list[Version]:
-        """All versions, oldest first; number 0 is the untouched encoder."""
-        live = self._versions.state().live
-        base = Version(0, "none", live == 0, "promoted", BASE, self.row.created, 0, 0.0, {})
-        return [base] + [
-            Version(v.number, v.method, v.number == live, cast(Decision, v.decision), v.reason, v.created, v.judgements,
-                    v.strength, v.report["metrics"])
-            for v in self._versions.all()
-        ]  # fmt: skip
-
-    def activate(self, version: int) -> None:
-        """Make a version live, also one that was kept back; 0 is the untouched encoder. Raises VersionNotFound."""
-        number = intake.version_number(version)
-        if number is None:
-            raise InvalidConfig("activate() needs the number of a version")
-        self._servings.go_live(self._servings.current(number), "activate")
-
-    def rollback(self) -> int:
-        """Make live what was live before, and return its number; repeated, it goes further back. Raises VersionNotFound at the end."""
-        return self._servings.rollback(self._shares.previous())
-
-    def report(self, version: int) -> Report:
-        """The report of a stored version. Raises VersionNotFound (also for version 0, which nobody adapted)."""
-        stored = self._versions.get(version)
-        return Report.from_dict({**stored.report, "version": stored.number})
+        return self._spaces.of(self._servings.current().encoder).contents.encoded(contents)

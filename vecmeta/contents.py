@@ -12,21 +12,30 @@ from numpy.typing import NDArray
 
 from vecmeta import intake
 from vecmeta.catalogue.catalogue import CollectionRow
-from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.judgements import AskedQuery
+from vecmeta.catalogue.views import ItemVectors
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import EncoderUnavailable, InvalidInput, InvalidVector, ItemNotFound, UndecodableContent
-from vecmeta.types import Content, Id, Query, Vector, Vectors
+from vecmeta.types import Content, Encoded, Id, Query, Vector, Vectors
 
 OWN = "vectors"  # the spec of a collection of own vectors
 
 
 class Contents:
-    """The base vectors of one collection's contents and queries."""
+    """The base vectors of one collection's contents and queries under one encoder, whose number is 0 if it is the collection's own."""
 
-    def __init__(self, row: CollectionRow, items: ItemStore, encoder: Encoder | None) -> None:
-        self._row, self._items, self._encoder = row, items, encoder
+    def __init__(self, row: CollectionRow, items: ItemVectors, encoder: Encoder | None, number: int = 0) -> None:
+        self._row, self._items, self._encoder, self._number = row, items, encoder, number
+
+    def under(self, encoder: Encoder, items: ItemVectors, number: int = 0) -> Contents:
+        """The same contents under another encoder."""
+        return Contents(self._row, items, encoder, number)
+
+    @property
+    def name(self) -> str:
+        """Of the collection."""
+        return self._row.name
 
     @property
     def modality(self) -> Literal["text", "image", "vector"] | None:
@@ -75,6 +84,11 @@ class Contents:
         for place, query in enumerate(queries):
             if isinstance(query, Id):
                 ids[place] = query.value
+            elif isinstance(query, Encoded):
+                if query.encoder == self._number:
+                    out[place] = query.vector
+                else:  # another version went live since
+                    contents[place] = query.content
             elif isinstance(query, (str, bytes, Path)):
                 contents[place] = query
             else:
@@ -85,6 +99,12 @@ class Contents:
             names = [f"the {what}" if len(queries) == 1 else f"{what} {place}" for place in contents]
             out[list(contents)] = self.encode(list(contents.values()), names)
         return out
+
+    def encoded(self, contents: Sequence[Content]) -> list[Encoded]:
+        """Texts or pictures with their base vectors."""
+        names = [f"query {place}" if len(contents) > 1 else "the query" for place in range(len(contents))]
+        vectors = self.encode(contents, names) if contents else ()
+        return [Encoded(content, self._number, vector) for content, vector in zip(contents, vectors, strict=True)]
 
     def of_items(self, ids: Sequence[str]) -> Vectors:
         """(n, dim) base vectors of items, in the order of the ids. Raises ItemNotFound that names the first missing one."""

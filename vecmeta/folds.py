@@ -105,25 +105,62 @@ def _without(taught: Taught, rows: Mask, columns: Mask) -> NDArray[np.float32]:
 
 
 def _concept_folds(taught: Taught, rng: np.random.Generator) -> Iterator[Fold]:
+    concepts = _concepts(taught)
+    order = rng.permutation(len(concepts))
+    for number in range(min(GROUPS, len(concepts))):
+        group, out = _group(concepts, order, order[number::GROUPS])
+        kept = _without(taught, out, np.isin(np.arange(taught.y.shape[1]), group))
+        yield from _fold("unfed", number, kept, _asked_whole(taught, group, out, rng))
+
+
+def _concepts(taught: Taught) -> list[tuple[Keys, Mask]]:
+    """Concepts, and pairs that hang together and belong to none: their columns, and (N,) their rows."""
     found = taught.found()
     concepts = [(np.array([column]), found[:, column]) for column in np.flatnonzero(taught.asked < 0)]
     named = found[:, taught.asked < 0].any(1)
-    concepts += [(columns, items) for columns, items in clumps(taught, taught.y) if not (items & named).any()]
+    return concepts + [(columns, items) for columns, items in clumps(taught, taught.y) if not (items & named).any()]
+
+
+def _group(concepts: Sequence[tuple[Keys, Mask]], order: Keys, places: Keys) -> tuple[Keys, Mask]:
+    """The columns of some of the concepts, and (N,) the rows that belong to none of the others."""
+    out = np.any([concepts[place][1] for place in places], axis=0)
+    for place in np.setdiff1d(order, places):
+        out &= ~concepts[place][1]
+    return np.concatenate([concepts[place][0] for place in places]), out
+
+
+def _asked_whole(taught: Taught, group: Keys, out: Mask, rng: np.random.Generator) -> list[tuple[int, int, Mask]]:
+    """The rankings of concepts that are held out whole."""
+    found = taught.found()
+    asks: list[tuple[int, int, Mask]] = []
+    for column in group:
+        wanted = out & found[:, column]
+        own = int(taught.asked[column])
+        rows = np.array([own]) if own >= 0 else _some(np.flatnonzero(wanted), rng)
+        asks += [(int(column), int(row), wanted & (np.arange(len(wanted)) != row)) for row in rows]
+    return asks
+
+
+def exam(taught: Taught, seed: int) -> list[Fold]:
+    """One split for what is too dear to be learned five times: both parts at once, so that all its folds leave the same judgements.
+
+    A FOLDS-th of the items of every concept is held out, and from as many concepts on a FOLDS-th of the concepts whole.
+    """
+    rng = np.random.default_rng(seed)
+    found, concepts = taught.found(), _concepts(taught)
     order = rng.permutation(len(concepts))
-    for number in range(min(GROUPS, len(concepts))):
-        places = order[number::GROUPS]
-        out = np.any([concepts[place][1] for place in places], axis=0)
-        for place in np.setdiff1d(order, places):
-            out &= ~concepts[place][1]
-        group = np.concatenate([concepts[place][0] for place in places])
-        kept = _without(taught, out, np.isin(np.arange(found.shape[1]), group))
-        asks: list[tuple[int, int, Mask]] = []
-        for column in group:
-            wanted = out & found[:, column]
-            own = int(taught.asked[column])
-            rows = np.array([own]) if own >= 0 else _some(np.flatnonzero(wanted), rng)
-            asks += [(int(column), int(row), wanted & (np.arange(len(wanted)) != row)) for row in rows]
-        yield from _fold("unfed", number, kept, asks)
+    places = order[: len(concepts) // FOLDS]
+    group, whole = _group(concepts, order, places) if len(places) else (np.empty(0, np.int64), np.zeros(len(found), bool))
+    of_row, of_column = _placed(taught, found, rng)
+    out = np.equal(of_row, 0) & ~whole
+    columns = np.equal(of_column, 0) | np.isin(np.arange(found.shape[1]), group)
+    kept = _without(taught, out | whole, columns)
+    asks: list[tuple[int, int, Mask]] = []
+    for column in np.setdiff1d(np.arange(found.shape[1]), group):
+        own = int(taught.asked[column])
+        rows = np.array([own]) if own >= 0 else np.flatnonzero(kept[:, column] > 0)
+        asks += [(int(column), int(row), found[:, column] & out) for row in _some(rows, rng)]
+    return [*_fold("fed", 0, kept, asks), *_fold("unfed", 0, kept, _asked_whole(taught, group, whole, rng))]
 
 
 def _some(rows: Keys, rng: np.random.Generator) -> Keys:

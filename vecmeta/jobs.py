@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ from vecmeta import intake
 from vecmeta.catalogue.catalogue import Catalogue
 from vecmeta.catalogue.jobs import FINISHED, LONGEST_DEBOUNCE
 from vecmeta.errors import InvalidConfig
+from vecmeta.finetune.config import FinetuneConfig, collections_transfers
 from vecmeta.meta.methods import NAMES, checked
 from vecmeta.types import Job, JobState
 
@@ -19,6 +21,11 @@ MAX_DELAY = 30 * 86_400.0  # seconds
 _ADAPT: dict[str, Any] = {  # what an adaptation can be asked for, and what silence means
     "method": NAMES[0], "dry_run": False, "strength": None, "seed": 0, "start": None, "activate": True,
 }  # fmt: skip
+_FINETUNE: dict[str, Any] = {  # likewise a fine-tuning
+    "mode": FinetuneConfig().mode, "transfer": [], "field": None, "method": NAMES[0], "config": {}, "dry_run": False, "seed": 0,
+    "activate": True,
+}  # fmt: skip
+KINDS = {"adapt": _ADAPT, "finetune": _FINETUNE}
 
 
 class Jobs:
@@ -32,8 +39,9 @@ class Jobs:
         """Ask for work on a collection; returns the job, which may be one that was queued already and wants the same.
 
         Args:
-            kind: "adapt".
-            params: of `Collection.adapt`: method, dry_run, strength, seed, start, activate.
+            kind: "adapt" or "finetune".
+            params: of `Collection.adapt`: method, dry_run, strength, seed, start, activate; or of `Collection.finetune`: mode, transfer,
+                field, method, config, dry_run, seed, activate.
             delay: seconds to wait before it starts; a job that is waiting already waits on from now. Without a delay it is due at once.
 
         Raises:
@@ -42,7 +50,7 @@ class Jobs:
         wish = _params(kind, {} if params is None else params)
         if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay <= MAX_DELAY:
             raise InvalidConfig(f"a delay is a number of seconds from 0 to {MAX_DELAY:,.0f}, not {delay!r}")
-        return self.store.submit(self._catalogue.collection(collection).id, kind, wish, delay, _meant)
+        return self.store.submit(self._catalogue.collection(collection).id, kind, wish, delay, partial(_meant, kind))
 
     def feedback_given(self, collection: str) -> Job | None:
         """Tell that judgements came in: submits an adaptation if the collection's policy wants one now, and returns it.
@@ -59,7 +67,7 @@ class Jobs:
         policy, unheard = told
         if policy.auto_adapt is None or unheard < policy.auto_adapt:
             return None
-        return self.store.submit(id, "adapt", {}, policy.debounce, _meant, LONGEST_DEBOUNCE * policy.debounce)
+        return self.store.submit(id, "adapt", {}, policy.debounce, partial(_meant, "adapt"), LONGEST_DEBOUNCE * policy.debounce)
 
     def get(self, id: str) -> Job:
         """One job. Raises JobNotFound."""
@@ -109,26 +117,29 @@ class Jobs:
             pause = min(0.25, pause * 1.2)
 
 
-def _meant(params: Mapping[str, Any]) -> dict[str, Any]:
+def _meant(kind: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Params with what was left to silence: two requests are the same if these are."""
-    return {**_ADAPT, **params}
+    return {**KINDS[kind], **params}
 
 
 def _params(kind: object, params: object) -> dict[str, Any]:
     """What a job is asked for, as JSON can hold it. Raises InvalidConfig."""
-    if kind != "adapt":
-        raise InvalidConfig(f"unknown kind {kind!r} of job; known: adapt")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InvalidConfig(f"unknown kind {kind!r} of job; known: {', '.join(KINDS)}")
     if not isinstance(params, Mapping):
         raise InvalidConfig(f"the params of a job are an object such as {{'method': 'maml'}}, not {params!r}")
     wish = dict(params)
-    unknown = [name for name in wish if name not in _ADAPT]
+    unknown = [name for name in wish if name not in KINDS[kind]]
     if unknown:
-        raise InvalidConfig(f"an adaptation has no setting {unknown[0]!r}; known: {', '.join(_ADAPT)}")
+        what = "an adaptation" if kind == "adapt" else "a fine-tuning"
+        raise InvalidConfig(f"{what} has no setting {unknown[0]!r}; known: {', '.join(KINDS[kind])}")
     if "method" in wish:
         checked(wish["method"])
     for name in ("dry_run", "activate"):
         if not isinstance(wish.get(name, True), bool):
             raise InvalidConfig(f"{name} is true or false, not {wish[name]!r}")
+    if kind == "finetune":
+        _finetuning(wish)
     intake.strength(wish.get("strength"))
     seed, start = wish.get("seed", 0), intake.start_file(wish.get("start"))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
@@ -136,6 +147,23 @@ def _params(kind: object, params: object) -> dict[str, Any]:
     if start is not None:
         wish["start"] = str(Path(start).absolute())  # the worker may stand in another folder
     return wish
+
+
+def _finetuning(wish: dict[str, Any]) -> None:
+    """Check what a fine-tuning alone has, and bring it into a form that JSON can hold. Raises InvalidConfig."""
+    config = wish.get("config", {})
+    if not isinstance(config, Mapping):
+        raise InvalidConfig(f"config is an object of settings such as {{'rate': 1e-4}}, not {config!r}")
+    collections_transfers(wish.get("transfer", ()))
+    for name in config:
+        if name in KINDS["finetune"] or name not in FinetuneConfig.__dataclass_fields__:
+            raise InvalidConfig(f"a fine-tuning has no setting {name!r}")
+    mode = {"mode": wish["mode"]} if wish.get("mode") is not None else {}
+    FinetuneConfig(**{**config, **mode, "transfer": wish.get("transfer", ())})
+    if wish.get("field") is not None and (not isinstance(wish["field"], str) or not wish["field"]):
+        raise InvalidConfig(f"field is the name of a metadata field, not {wish['field']!r}")
+    if "transfer" in wish:
+        wish["transfer"] = [wish["transfer"]] if isinstance(wish["transfer"], str) else list(wish["transfer"])
 
 
 def _id(id: object) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vecmeta.catalogue.items import ItemStore
-from vecmeta.catalogue.judgements import AskedQuery, JudgementLog, Word, vector_of
+from vecmeta.catalogue.judgements import AskedQuery, Word, vector_of
+from vecmeta.catalogue.views import ItemVectors, Log
 from vecmeta.meta.episodes import Episode
 from vecmeta.types import Keys, Vectors
 
@@ -29,6 +29,7 @@ class Taught:
     ``is_item``  (N,) bool.
     ``columns``  C names of concepts and queries.
     ``asked``    (C,) the row of the column's own query; -1 for a concept. It is an item where items were called similar or dissimilar.
+    ``queries``  N rows of the log's queries, see `Log.asked`; -1 for an item. Not told by everybody.
     """
 
     x: Vectors
@@ -37,6 +38,7 @@ class Taught:
     is_item: NDArray[np.bool_]
     columns: tuple[str, ...]
     asked: Keys
+    queries: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -56,7 +58,7 @@ class Taught:
         return hashlib.sha256(names.encode() + self.x.tobytes() + self.y.tobytes()).hexdigest()
 
 
-def resolve(items: ItemStore, log: JudgementLog) -> Taught:
+def resolve(items: ItemVectors, log: Log) -> Taught:
     """The judgements that count, as rows and columns. Those about items that are gone are left out."""
     opinions, asked = log.opinions(), log.asked()
     like = {number: query.text or "" for number, query in asked.items() if query.kind == "item"}
@@ -106,6 +108,7 @@ def resolve(items: ItemStore, log: JudgementLog) -> Taught:
         is_item=np.array([kind == "item" for kind, _ in rows], dtype=bool),
         columns=tuple(name for name, used in zip(names, taught.tolist(), strict=True) if used),
         asked=np.array(own, dtype=np.int64)[taught],
+        queries=tuple(-1 if kind == "item" else int(str(key)) for kind, key in rows),
     )
 
 
@@ -173,7 +176,7 @@ def lesson(taught: Taught, y: NDArray[np.float32]) -> Episode:
 # -- contradictions ----------------------------------------------------------------------------------------------------------
 
 
-def contradictions(items: ItemStore, log: JudgementLog, taught: Taught, most: int = SHOWN) -> tuple[list[str], int]:
+def contradictions(items: ItemVectors, log: Log, taught: Taught, most: int = SHOWN) -> tuple[list[str], int]:
     """At most so many sentences that each name one contradiction, and how many contradictions there are.
 
     Users contradict each other when their latest words on the same item and concept or query differ in sign. Concepts and queries
@@ -189,7 +192,7 @@ def contradictions(items: ItemStore, log: JudgementLog, taught: Taught, most: in
     return sentences, count
 
 
-def _between_users(items: ItemStore, log: JudgementLog) -> Iterator[str]:
+def _between_users(items: ItemVectors, log: Log) -> Iterator[str]:
     disputed = [words for words in log.words() if min(w.score for w in words) < 0 < max(w.score for w in words)]
     there = items.base_vectors(list(dict.fromkeys(words[0].item for words in disputed))) if disputed else {}
     asked = log.asked() if disputed else {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.views import ItemVectors
 from vecmeta.index import KINDS, store
 from vecmeta.index.protocol import VectorIndex
 from vecmeta.meta.head import Projector
@@ -25,7 +25,7 @@ SLICE = 250  # of them are indexed at a time, until SECONDS are over
 SECONDS = 0.25
 
 
-def cost(items: ItemStore, servings: Servings, head: Projector) -> dict[str, float]:
+def cost(items: ItemVectors, servings: Servings, head: Projector) -> dict[str, float]:
     """Of building a version with this head: rows to re-embed, bytes of its index files, seconds. Takes less than half a second.
 
     Reading, projecting, indexing and writing take time in proportion to the rows; a graph keeps its links, or is linked when the version
@@ -43,7 +43,7 @@ def cost(items: ItemStore, servings: Servings, head: Projector) -> dict[str, flo
     return {"rows": float(rows), "bytes": float(round(_bytes(servings, rows, keys, vectors))), "seconds": seconds}
 
 
-def _sample(items: ItemStore, head: Projector) -> tuple[int, Keys, Vectors]:
+def _sample(items: ItemVectors, head: Projector) -> tuple[int, Keys, Vectors]:
     """How many items there are, and of the first of them keys (n,) and vectors under the head (n, dim)."""
     with items.changes(0) as changes:  # as a build reads them
         pages = list(projected(head, islice(changes.pages, PAGES)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.views import ItemVectors
 from vecmeta.evaluate import recall
 from vecmeta.index.protocol import VectorIndex
 from vecmeta.meta.head import Projector
@@ -37,13 +37,13 @@ class Reindexed:
 
 
 def reindexed(
-    items: ItemStore, head: Projector, source: VectorIndex, empty: Callable[[], VectorIndex], progress: Progress | None
+    items: ItemVectors, head: Projector, source: VectorIndex | None, empty: Callable[[], VectorIndex], progress: Progress | None
 ) -> Reindexed:
-    """Of all items under a head, with the graph of `source` if it has one, otherwise into an `empty` one. Leaves `source` as it is.
+    """Of all items under a head, with the graph of `source` if there is one, otherwise into an `empty` one. Leaves `source` as it is.
 
     Memory is constant but for the index itself. What `progress` raises ends it.
     """
-    fork = source.fork()
+    fork = None if source is None else source.fork()
     index = empty() if fork is None else fork
     seen = [np.empty(0, np.int64)]
     with items.changes(0) as changes:

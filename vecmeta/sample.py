@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import VersionStore
+from vecmeta.catalogue.views import ItemVectors
 from vecmeta.meta.episodes import Statistics, statistics
 from vecmeta.types import Vectors
 
@@ -27,7 +27,7 @@ class Sample:
 class Sampler:
     """Samples of one collection; the last one is kept. A function of the items and the seed."""
 
-    def __init__(self, items: ItemStore, versions: VersionStore) -> None:
+    def __init__(self, items: ItemVectors, versions: VersionStore) -> None:
         self._items, self._versions = items, versions
         self._known: tuple[tuple[int, int], Sample] | None = None
 

@@ -10,11 +10,11 @@ from pydantic_core import from_json
 
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
-from vecmeta.contents import Contents
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.meta.feedback import bend
 from vecmeta.serving import Serving
 from vecmeta.servings import Servings
+from vecmeta.spaces import Spaces
 from vecmeta.types import Hit, Hits, Id, Query, Vector, Vectors, Where
 from vecmeta.where import Node, parse
 
@@ -22,8 +22,8 @@ from vecmeta.where import Node, parse
 class Searcher:
     """Searches of one collection."""
 
-    def __init__(self, items: ItemStore, contents: Contents, servings: Servings) -> None:
-        self._items, self._contents, self._servings = items, contents, servings
+    def __init__(self, items: ItemStore, spaces: Spaces, servings: Servings) -> None:
+        self._items, self._spaces, self._servings = items, spaces, servings
 
     def search(
         self,
@@ -36,9 +36,8 @@ class Searcher:
         """See `vecmeta.Collection.search_many`."""
         k, node = intake.top(k), parsed(where)
         asked = [queries] if isinstance(queries, (str, bytes, Path, Id)) else list(queries)
-        base = self._contents.of_queries(asked)
         serving = self._servings.current(version)
-        z = serving.head.project(base)
+        z = serving.head.project(self._spaces.of(serving.encoder).contents.of_queries(asked))
         judged = list(feedback or ())
         if judged:
             items, scores = self._judged(serving, judged)
@@ -81,7 +80,7 @@ class Searcher:
                 or not -1 <= pair[1] <= 1
             ):
                 raise InvalidJudgement(f"feedback on a query is a list of (id, score from -1 to 1), not {pair!r}")
-        rows = self._contents.of_items([id for id, _ in judged])
+        rows = self._spaces.of(serving.encoder).contents.of_items([id for id, _ in judged])
         return serving.head.project(rows), np.array([score for _, score in judged], dtype=np.float32)
 
 

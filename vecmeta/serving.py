@@ -24,10 +24,12 @@ GROWN = 1.25  # times as many vectors in a graph as when it was last looked at: 
 class Serving:
     """Head and index of one version."""
 
-    def __init__(self, version: int, head: Head, index: VectorIndex, revision: int) -> None:
+    def __init__(self, version: int, head: Head, index: VectorIndex, revision: int, encoder: int = 0) -> None:
         self.version = version
         self.head = head
-        self.fingerprint = fingerprint(head)  # index files of another head are not this version's
+        self.encoder = encoder  # whose vectors the head is for; 0 is the collection's own
+        # index files of another head or encoder are not this version's
+        self.fingerprint = fingerprint(head) + (f":{encoder}" if encoder else "")
         self.index = index
         self.revision = revision  # the index holds all writes up to here
         self.unsaved = 0

@@ -23,6 +23,7 @@ import numpy as np
 from vecmeta.beside import Beside
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import State, VersionStore
+from vecmeta.catalogue.views import ItemVectors
 from vecmeta.errors import Cancelled, StorageError
 from vecmeta.index import store
 from vecmeta.index.protocol import VectorIndex
@@ -42,9 +43,11 @@ class Servings:
     """The servings of one collection, made when they are asked for."""
 
     def __init__(
-        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[..., VectorIndex], folder: Path
-    ) -> None:
-        self._items, self._versions, self._dim = items, versions, dim
+        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[..., VectorIndex], folder: Path,
+        under: Callable[[int], ItemVectors],
+    ) -> None:  # fmt: skip
+        """``under`` gives the items as an encoder sees them."""
+        self._items, self._versions, self._dim, self._under = items, versions, dim, under
         self._open_index, self._folder = open_index, folder
         self._held: OrderedDict[int, Serving] = OrderedDict()
         self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
@@ -112,7 +115,7 @@ class Servings:
         return self._open_index(**options)
 
     def candidate(
-        self, number: int, head: Head, progress: Progress | None = None, by: Projector | None = None
+        self, number: int, head: Head, progress: Progress | None = None, by: Projector | None = None, encoder: int = 0
     ) -> tuple[Serving, Reindexed]:
         """Build a version that is about to go live: all items projected and indexed. Nothing changes for searches.
 
@@ -124,8 +127,10 @@ class Servings:
         """
         state = self._versions.state()
         source = self._get(state.live, state)
-        made = reindexed(self._items, by or Projector(head.project), source.index, self._open_index, progress)
-        serving = Serving(number, head, made.index, made.revision)
+        # the links of a graph are those of its encoder: under another one they lead nowhere
+        links = source.index if source.encoder == encoder else None
+        made = reindexed(self._under(encoder), by or Projector(head.project), links, self._open_index, progress)
+        serving = Serving(number, head, made.index, made.revision, encoder)
         serving.unsaved = len(made.index)
         if not self._searched:
             self._write(serving)
@@ -262,7 +267,8 @@ class Servings:
 
     def _opened(self, number: int, state: State) -> Serving:
         head: Head = IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
-        serving = Serving(number, head, self._open_index(), 0)
+        encoder = self._versions.encoder(number) if number else 0
+        serving = Serving(number, head, self._open_index(), 0, encoder)
         loaded = store.load(self._files(number))
         if loaded is not None:
             found, manifest = loaded
@@ -273,7 +279,7 @@ class Servings:
         self._catch_up(serving)
         if revision and len(serving.index) != self._items.count():
             warnings.warn(f"the index files in {self._files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
-            serving = Serving(number, head, self._open_index(), 0)
+            serving = Serving(number, head, self._open_index(), 0, encoder)
             self._catch_up(serving)
         return serving
 
@@ -306,7 +312,7 @@ class Servings:
 
     def _catch_up(self, serving: Serving) -> None:
         # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.
-        with self._items.changes(serving.revision) as changes, serving.filling():
+        with self._under(serving.encoder).changes(serving.revision) as changes, serving.filling():
             if len(changes.removed):
                 serving.index.remove(changes.removed)
             done, touched = 0, [changes.removed]

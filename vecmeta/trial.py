@@ -90,7 +90,7 @@ def measure(
         with single_blas():
             z = fit(lesson(taught, fold.y)).with_strength(1.0).project(everything)
             blends = (np.asarray(unit(np, everything + np.float32(s) * (z - everything)), np.float32) for s in strengths)
-            return [_quality(vectors, fold, ~used & taught.is_item) for vectors in (everything, *blends)]
+            return [quality(vectors, fold, ~used & taught.is_item) for vectors in (everything, *blends)]
 
     with ThreadPoolExecutor(WORKERS) as pool:  # a fold's work is mostly inside torch and numpy, which let others run meanwhile
         results = list(pool.map(ranked_by, split))
@@ -103,7 +103,7 @@ def measure(
     return [Measured(s, base, joined([r[place] for r in results]), groups) for place, s in enumerate(strengths, start=1)]
 
 
-def _quality(vectors: Vectors, fold: Fold, ranked: Mask) -> Floats:
+def quality(vectors: Vectors, fold: Fold, ranked: Mask) -> Floats:
     """`log_rank` of a fold's rankings of the judged rows in `ranked` and all unlabelled ones; the asking row is left out."""
     judged = len(ranked)
     corpus = np.concatenate((np.flatnonzero(ranked), np.arange(judged, len(vectors))))
@@ -133,8 +133,10 @@ class Drift:
     changed: tuple[Change, ...]
 
 
-def drift(head: Head, background: Background, seed: int) -> Drift:
+def drift(head: Head, background: Background, seed: int, under: Vectors | None = None) -> Drift:
     """Compare the neighbourhoods of unlabelled items before and after.
+
+    `under` (m, dim) are the same items under another encoder, whose head it is.
 
     Items that the head counts to a taught concept are meant to move; harm is measured on the others.
     """
@@ -145,10 +147,11 @@ def drift(head: Head, background: Background, seed: int) -> Drift:
         return Drift(0.0, 1.0, ())
     probes = np.sort(rng.permutation(len(x))[:PROBES])
     before = nearest(x, probes, NEIGHBOURS)
-    after = nearest(head.project(x), probes, NEIGHBOURS)
+    base = x if under is None else under[some]
+    after = nearest(head.project(base), probes, NEIGHBOURS)
     same = overlap(before, after)
     # What belongs to a taught concept is meant to leave its old neighbours, and they it.
-    untaught = head.belonging(x[probes]) < 0.5
+    untaught = head.belonging(base[probes]) < 0.5
     kept = same[untaught]
     changes = []
     for row in np.argsort(same, kind="stable")[:SHOWN]:

@@ -36,7 +36,19 @@ class Id:
     value: str
 
 
-Query: TypeAlias = str | bytes | Path | Id | NDArray[Any] | Sequence[float]  # the last two: an own vector
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """A text or picture together with its (dim,) base vector under an encoder of the collection, see `Collection.encoded`.
+
+    It is encoded again where it meets a version of another encoder.
+    """
+
+    content: Content
+    encoder: int
+    vector: Vector
+
+
+Query: TypeAlias = str | bytes | Path | Id | Encoded | NDArray[Any] | Sequence[float]  # the last two: an own vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +164,7 @@ class Understood:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A head version as the catalogue knows it. Number 0 is the untouched encoder."""
+    """A version as the catalogue knows it: a head over an encoder. Number 0 is the untouched encoder; ``encoder`` has its weights' hash."""
 
     number: int
     method: str
@@ -163,6 +175,7 @@ class Version:
     judgements: int
     strength: float
     metrics: Mapping[str, float]
+    encoder: str = ""
 
 
 @dataclass(frozen=True, slots=True)

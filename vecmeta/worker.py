@@ -23,7 +23,7 @@ from vecmeta.types import Job, JobState, Report
 IDLE = 0.15  # seconds between looks for work
 TICK = 0.2  # seconds between looks at what became of the job in hand, and between two tellings of its progress
 TRIES = 3  # to write an outcome while the database is locked or full
-_STATES: dict[str, JobState] = {  # stages of an adaptation
+_STATES: dict[str, JobState] = {  # stages of an adaptation, and of a fine-tuning
     "reading": "encoding",
     "adapting": "adapting",
     "evaluating": "evaluating",
@@ -117,7 +117,8 @@ class Worker:
         if collection.row.id != claim.collection_id:  # dropped and made anew: nobody asked for this one
             pulse.why = "lost"
             raise Cancelled("the collection has been dropped")
-        return collection.adapt(**claim.params, progress=pulse.progress)
+        work = collection.finetune if claim.kind == "finetune" else collection.adapt
+        return work(**claim.params, progress=pulse.progress)
 
     def _written(self, claim: Claim, state: JobState, report: Report | None, error: tuple[str, str] | None) -> bool:
         """Write what came of a job; False if it is not this worker's any more, or went with its collection."""

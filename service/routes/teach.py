@@ -19,6 +19,7 @@ from service.schemas.teach import (
     AdaptBody,
     ContradictionsAnswer,
     FeedbackBody,
+    FinetuneBody,
     JobError,
     JobModel,
     JobsAnswer,
@@ -100,23 +101,35 @@ async def list_contradictions(
     return ContradictionsAnswer(contradictions=await service.run(collection.contradictions, limit))
 
 
+Prefer = Annotated[str | None, Header(max_length=200, description="`wait=10`: answer with the report if it is done in 10 s")]
+
+
 @collections.post("/adapt", responses={**outcomes(404, 409), **ACCEPTED})
 async def adapt(
-    body: AdaptBody,
-    _: Writer,
-    collection: Named,
-    service: Service,
-    response: Response,
-    prefer: Annotated[
-        str | None, Header(max_length=200, description="`wait=10`: answer with the report if it is done in 10 s")
-    ] = None,
+    body: AdaptBody, _: Writer, collection: Named, service: Service, response: Response, prefer: Prefer = None
 ) -> JobModel:
     """Start an adaptation: 202 with the job, or 200 with the finished one when `Prefer: wait` was long enough.
 
     One adaptation of a collection runs at a time. A request that wants the same as one that is still queued joins it.
     """
-    params = body.model_dump(exclude_unset=True)
-    job = await service.run(service.db.jobs.submit, collection.name, "adapt", params)
+    return await _started(service, collection.name, "adapt", body.model_dump(exclude_unset=True), response, prefer)
+
+
+@collections.post("/finetune", responses={**outcomes(404, 409), **ACCEPTED})
+async def finetune(
+    body: FinetuneBody, _: Writer, collection: Named, service: Service, response: Response, prefer: Prefer = None
+) -> JobModel:
+    """Start a fine-tuning of the collection's encoder, for where adapting its output is not enough; answers as `adapt` does.
+
+    It takes minutes to hours. Searches go on under the live version until the new one measures better and has encoded the collection anew.
+    """
+    return await _started(service, collection.name, "finetune", body.model_dump(exclude_unset=True), response, prefer)
+
+
+async def _started(
+    service: Runtime, collection: str, kind: str, params: dict[str, Any], response: Response, prefer: str | None
+) -> JobModel:
+    job = await service.run(service.db.jobs.submit, collection, kind, params)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     wish = _WAIT.search(prefer or "")
     if wish:

@@ -92,6 +92,26 @@ class AdaptBody(Model):
     )
 
 
+class FinetuneBody(Model):
+    """What kind of fine-tuning."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"dry_run": True}, {"mode": "lora", "transfer": ["relations"]}]})
+    mode: Literal["features", "lora", "full"] = "full"
+    transfer: Annotated[list[Literal["representation", "parameters", "relations"]], Field(default_factory=list, max_length=3)]
+    field: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
+        None, description="learn from this metadata field instead of from the judgements"
+    )
+    method: Annotated[str, StringConstraints(min_length=1, max_length=32)] = Field("maml", description="of the head on top")
+    config: dict[str, int | float | str | None] = Field(
+        default_factory=dict, description="further settings, such as `rate` and `steps`"
+    )
+    dry_run: bool = Field(False, description="train and measure; nothing becomes a version")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    activate: bool = Field(
+        True, description="false: store and build a candidate that measures better, but leave the live version live"
+    )
+
+
 class ChangeModel(BaseModel):
     """A top list that moved."""
 

@@ -23,6 +23,7 @@ class VersionModel(BaseModel):
     judgements: int
     strength: float
     metrics: dict[str, float]
+    encoder: str = Field(description="the encoder that it is of, with the hash of its weights")
 
 
 class VersionsAnswer(BaseModel):

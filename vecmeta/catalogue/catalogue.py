@@ -9,6 +9,7 @@ from pathlib import Path
 from sqlalchemy import delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from vecmeta.catalogue.encoders import EncoderStore
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.jobs import JobStore
@@ -98,6 +99,10 @@ class Catalogue:
     def versions(self, row: CollectionRow) -> VersionStore:
         """The head versions of a collection, and which of them is live."""
         return VersionStore(self._engine, row.id, row.name)
+
+    def encoders(self, row: CollectionRow) -> EncoderStore:
+        """The fine-tuned encoders of a collection, and what they made of its contents."""
+        return EncoderStore(self._engine, row.id, row.name, row.dim)
 
     def traffic(self, row: CollectionRow) -> TrafficStore:
         """Which version of a collection answers which searches, and what came of it."""

@@ -30,7 +30,12 @@ def service_tables(connection: Connection) -> None:
     tables.metadata.create_all(connection, tables.SECOND)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables)
+def encoder_tables(connection: Connection) -> None:
+    """Fine-tuned encoders, which versions they belong to, and the vectors they make."""
+    tables.metadata.create_all(connection, tables.THIRD)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables, encoder_tables)
 
 
 def migrate(engine: Engine, migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS) -> int:

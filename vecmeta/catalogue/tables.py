@@ -218,5 +218,47 @@ clicks = Table(
     Index("clicks_by_version", "collection", "version"),
 )
 
+# -- third migration: encoders that were fine-tuned -------------------------------------------------------------------------------
+
+encoders = Table(
+    "encoders",
+    metadata,
+    Column("number", Integer, primary_key=True),  # 1, 2, …, never given again; 0 is the collection's own encoder and has no row
+    _owner(),
+    Column("name", String(255), nullable=False),  # with the hash of its weights
+    Column("folder", String(1024), nullable=False),  # its name, among those of the collection's encoders
+    Column("about", JSON, nullable=False),  # what was learned from, how, with which scores
+    Column("created", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("collection", "name"),
+    sqlite_autoincrement=True,
+)
+
+version_encoders = Table(
+    "version_encoders",
+    metadata,
+    _owner(primary_key=True),
+    Column("version", Integer, primary_key=True),  # a version without a row is one of the collection's own encoder
+    Column("encoder", Integer, ForeignKey("encoders.number"), nullable=False),
+    ForeignKeyConstraint(["collection", "version"], ["versions.collection", "versions.number"], ondelete="CASCADE"),
+)
+
+encodings = Table(  # base vectors under encoders other than the collection's own, whose vectors stand with the items
+    "encodings",
+    metadata,
+    Column("key", Integer, ForeignKey("items.key", ondelete="CASCADE"), primary_key=True),
+    Column("encoder", Integer, ForeignKey("encoders.number", ondelete="CASCADE"), primary_key=True),
+    Column("digest", LargeBinary, nullable=False),  # of the content that was encoded: an item with another one is encoded again
+    Column("vector", LargeBinary, nullable=False),  # (dim,) float32
+)
+
+query_encodings = Table(
+    "query_encodings",
+    metadata,
+    Column("query", Integer, ForeignKey("queries.id", ondelete="CASCADE"), primary_key=True),
+    Column("encoder", Integer, ForeignKey("encoders.number", ondelete="CASCADE"), primary_key=True),
+    Column("vector", LargeBinary, nullable=False),
+)
+
+THIRD = (encoders, version_encoders, encodings, query_encodings)
 SECOND = (policies, jobs, keys, splits, outcomes, clicks)
-FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD))

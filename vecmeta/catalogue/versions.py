@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from vecmeta.catalogue.engine import Engine
-from vecmeta.catalogue.tables import activations, collections, splits, versions
+from vecmeta.catalogue.tables import activations, collections, splits, version_encoders, versions
 from vecmeta.errors import CollectionNotFound, Conflict, VersionNotFound
 
 
@@ -85,8 +85,14 @@ class VersionStore:
             row = connection.execute(query).one_or_none()
         return None if row is None else _version(row)
 
-    def put(self, inputs: str, head: bytes, row: dict[str, Any]) -> int:
-        """Store a version (its row's fields without number and created) and return its number.
+    def encoder(self, number: int) -> int:
+        """The number of the encoder that a version is of; 0 is the collection's own."""
+        e = version_encoders.c
+        with self._engine.reading() as connection:
+            return connection.scalar(select(e.encoder).where(e.collection == self._id, e.version == number)) or 0
+
+    def put(self, inputs: str, head: bytes, row: dict[str, Any], encoder: int = 0) -> int:
+        """Store a version (its row's fields without number and created) of an encoder and return its number.
 
         The same inputs again renew the row that is there, under its number.
         """
@@ -97,6 +103,9 @@ class VersionStore:
             if number is None:
                 number = (connection.scalar(select(func.max(versions.c.number)).where(mine)) or 0) + 1
                 connection.execute(insert(versions).values(collection=self._id, number=number, inputs=inputs, **values))
+                if encoder:
+                    row_of = {"collection": self._id, "version": number, "encoder": encoder}
+                    connection.execute(insert(version_encoders).values(**row_of))
             else:
                 connection.execute(update(versions).where(*self._is(number)).values(**values))
         return number

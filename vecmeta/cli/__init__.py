@@ -9,12 +9,14 @@ import typer
 from vecmeta.cli import (
     bench,
     bench_encode,
+    bench_finetune,
     bench_omniglot,
     bench_relevance,
     bench_search,
     bench_serve,
     bench_speed,
     data,
+    finetune,
     lab,
     look,
     meta_train,
@@ -79,10 +81,12 @@ for _panel, _group in {
         teach.rollback,
     ),
     "Serve": (serve.serve, serve.worker),
-    "Research": (meta_train.meta_train,),
+    "Research": (meta_train.meta_train, finetune.finetune),
 }.items():
     for _command in _group:
-        _greedy = GreedyCommand if _command in (look.recommend, teach.feedback, meta_train.meta_train) else None
+        _greedy = (
+            GreedyCommand if _command in (look.recommend, teach.feedback, meta_train.meta_train, finetune.finetune) else None
+        )
         program.command(_command.__name__.replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
 
 _bench = typer.Typer(help="Measure on your own machine.", no_args_is_help=True)
@@ -93,6 +97,7 @@ for _measure in (
     bench.bench_outer,
     bench.bench_add,
     bench_encode.bench_encode,
+    bench_finetune.bench_finetune,
     bench_omniglot.bench_omniglot,
     bench_search.bench_search,
     bench_serve.bench_serve,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,7 +89,7 @@ def meta_train(
     check_request(method, out)
     begin = time.perf_counter()
     try:
-        with _progress() as progress:
+        with render.renewed_progress() as progress:
             files = functools.partial(_files, _encoders(encoder, shared(context).device), limit, cache, progress)
             sources = [*files(sets or [], unsupervised, seed)]
             if collections:
@@ -220,34 +218,6 @@ def _about(found: LabelledSet, notions: Sequence[Notion]) -> dict[str, Any]:
 
 
 # -- output
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """As `render.progress`, but what follows a stage's name ("meta-train: loss 11.56") renews its bar instead of adding one."""
-    if not sys.stderr.isatty():
-        with render.progress("done") as plain:
-            yield plain
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Description(TextColumn):
-        def render(self, task: Any) -> Text:  # not markup: a file's name may hold brackets
-            return Text(f"{task.description:<12}")
-
-    bars: dict[str, Any] = {}
-    columns = (Description(""), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=Console(stderr=True)) as drawn:
-
-        def advance(stage: str, done: int, total: int) -> None:
-            name = stage.partition(": ")[0]
-            if name not in bars:
-                bars[name] = drawn.add_task(stage, total=total or None)
-            drawn.update(bars[name], description=stage, completed=done, total=total or None)
-
-        yield advance
 
 
 def _show(facts: dict[str, Any]) -> None:

@@ -148,6 +148,7 @@ def version_json(version: Version) -> dict[str, Any]:
         "judgements": version.judgements,
         "strength": version.strength,
         "metrics": dict(version.metrics),
+        "encoder": version.encoder,
     }
 
 
@@ -246,6 +247,34 @@ def progress(unit: str = "items") -> Iterator[Progress]:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=total or None)
             bars.update(tasks[stage], completed=done, total=total or None)
+
+        yield advance
+
+
+@contextmanager
+def renewed_progress() -> Iterator[Progress]:
+    """As `progress`, but what follows a stage's name ("meta-train: loss 11.56") renews its bar instead of adding one."""
+    if not sys.stderr.isatty():
+        with progress("done") as plain:
+            yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Description(TextColumn):
+        def render(self, task: Any) -> Text:  # not markup: a file's name may hold brackets
+            return Text(f"{task.description:<12}")
+
+    bars: dict[str, Any] = {}
+    columns = (Description(""), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    with Progress(*columns, console=Console(stderr=True)) as drawn:
+
+        def advance(stage: str, done: int, total: int) -> None:
+            name = stage.partition(": ")[0]
+            if name not in bars:
+                bars[name] = drawn.add_task(stage, total=total or None)
+            drawn.update(bars[name], description=stage, completed=done, total=total or None)
 
         yield advance
 

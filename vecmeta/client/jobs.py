@@ -14,6 +14,7 @@ from vecmeta.client.link import Link, Steps
 from vecmeta.client.records import job_of
 from vecmeta.client.verbs import Awaiting, Blocking, Speaker, verb
 from vecmeta.errors import CollectionNotFound, InvalidConfig, JobNotFound
+from vecmeta.jobs import KINDS
 from vecmeta.types import Job, JobState
 
 PAGE = 200  # jobs of one request
@@ -29,15 +30,15 @@ class JobVerbs(Speaker):
         """Ask for work on a collection; returns the job, which may be one that was queued already and wants the same.
 
         Args:
-            kind: "adapt".
-            params: of `RemoteCollection.adapt`: method, dry_run, strength, seed, activate.
+            kind: "adapt" or "finetune".
+            params: of `RemoteCollection.adapt`: method, dry_run, strength, seed, activate; or of `RemoteCollection.finetune`.
 
         Raises:
             CollectionNotFound, InvalidConfig.
         """
-        if kind != "adapt":
-            raise InvalidConfig(f"unknown kind {kind!r} of job; known: adapt")
-        return (yield from submitted(self._link, collection, {} if params is None else params))
+        if kind not in KINDS:
+            raise InvalidConfig(f"unknown kind {kind!r} of job; known: {', '.join(KINDS)}")
+        return (yield from submitted(self._link, collection, {} if params is None else params, kind))
 
     @verb
     def get(self, id: str) -> Steps[Job]:
@@ -100,10 +101,10 @@ class AsyncRemoteJobs(JobVerbs, Awaiting):
     """The jobs of a service; `AsyncClient.jobs`."""
 
 
-def submitted(link: Link, collection: str, params: Mapping[str, Any]) -> Steps[Job]:
-    """Ask for an adaptation."""
+def submitted(link: Link, collection: str, params: Mapping[str, Any], kind: str = "adapt") -> Steps[Job]:
+    """Ask for an adaptation, or a fine-tuning."""
     # Not asked again when the answer was lost: it might run a second time.
-    return job_of((yield from link.ask("POST", f"/collections/{known(collection)}/adapt", dict(params), again=False)))
+    return job_of((yield from link.ask("POST", f"/collections/{known(collection)}/{kind}", dict(params), again=False)))
 
 
 def one(link: Link, id: str) -> Steps[Job]:

@@ -215,7 +215,7 @@ def vectors_of(rows: Sequence[Sequence[float]], dim: int) -> Vectors:
 
 def version_of(about: Mapping[str, Any]) -> Version:
     """A version."""
-    fields = {name: about[name] for name in Version.__slots__}
+    fields = {name: about[name] for name in Version.__slots__ if name in about}
     return Version(**{**fields, "created": datetime.fromisoformat(about["created"])})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from vecmeta.client.link import Steps
 from vecmeta.client.records import batches, judgement_of, report_of, sent_judgement, version_of
 from vecmeta.client.verbs import Speaker, fact, verb
 from vecmeta.errors import Cancelled, CollectionNotFound, InvalidConfig, JobNotFound, VecmetaError, VersionNotFound
+from vecmeta.finetune.config import Mode
 from vecmeta.types import Job, Judgement, Policy, Progress, Report, Understood, Version
 
 PAGE = 500  # judgements of one answer
@@ -144,7 +145,38 @@ class TeachingVerbs(Speaker):
             StorageFull and others: why the job failed; the live version is untouched.
         """
         wish = {"method": method, "dry_run": dry_run, "strength": strength, "seed": seed, "activate": activate}
-        job = yield from submitted(self._link, self.name, wish)
+        return (yield from self._reported("adapt", wish, progress))
+
+    @verb
+    def finetune(
+        self,
+        mode: Mode | None = None,
+        *,
+        transfer: str | Sequence[str] = (),
+        field: str | None = None,
+        method: str = "maml",
+        config: Mapping[str, Any] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        seed: int = 0,
+        activate: bool = True,
+    ) -> Steps[Report]:
+        """Fine-tune the encoder where adapting its output is not enough; as `vecmeta.Collection.finetune`, and waited for as `adapt` is.
+
+        Raises:
+            InvalidConfig: own vectors, settings out of range, nothing to learn from.
+            Cancelled: somebody cancelled the job.
+            StorageFull and others: why the job failed; the live version is untouched.
+        """
+        kinds = [transfer] if isinstance(transfer, str) else list(transfer)
+        wish: dict[str, Any] = {"transfer": kinds, "method": method, "dry_run": dry_run, "seed": seed, "activate": activate}
+        given = {"mode": mode, "field": field, "config": None if config is None else dict(config)}
+        wish |= {name: value for name, value in given.items() if value is not None}
+        return (yield from self._reported("finetune", wish, progress))
+
+    def _reported(self, kind: str, wish: Mapping[str, Any], progress: Progress | None) -> Steps[Report]:
+        """Ask for a job, and wait for its report."""
+        job = yield from submitted(self._link, self.name, wish, kind)
         before: object = None
 
         def told(job: Job) -> None:
@@ -170,7 +202,9 @@ class TeachingVerbs(Speaker):
         if job.error is not None:
             raise named(*job.error)
         if job.report is None:
-            raise Cancelled(f"the adaptation of {self.name!r} was cancelled (job {job.id})")
+            raise Cancelled(
+                f"the {'fine-tuning' if kind == 'finetune' else 'adaptation'} of {self.name!r} was cancelled (job {job.id})"
+            )
         if job.state == "live":
             yield from self._awaited(job.report.version)
         return job.report

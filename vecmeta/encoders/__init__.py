@@ -6,18 +6,18 @@ from pathlib import Path
 
 from vecmeta.encoders.download import torchvision_weights
 from vecmeta.encoders.image import TORCHVISION, ImageEncoder, default_image_encoder
-from vecmeta.encoders.model_folder import find_model
+from vecmeta.encoders.model_folder import facts_of, find_model
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.text import TextEncoder, default_text_encoder
 from vecmeta.encoders.vectors import VectorEncoder, unit_rows
 from vecmeta.encoders.weights import checked_device
-from vecmeta.errors import EncoderUnavailable, InvalidConfig
+from vecmeta.errors import EncoderMismatch, EncoderUnavailable, InvalidConfig
 
 __all__ = ["KNOWN", "Encoder", "ImageEncoder", "TextEncoder", "VectorEncoder", "open_encoder", "unit_rows"]
 
 KNOWN = (
     "'text', 'text:int8', 'image', 'image:FILE', 'resnet18', 'resnet50', 'resnet50:WEIGHTS' (a name such as IMAGENET1K_V1, or a .pth or "
-    ".safetensors file), 'hf:ORG/MODEL', 'hf:FOLDER', 'vectors' (with dim)"
+    ".safetensors file), 'hf:ORG/MODEL', 'hf:FOLDER', the path of a fine-tuned encoder's folder, 'vectors' (with dim)"
 )
 
 
@@ -32,6 +32,7 @@ def open_encoder(spec: str | Encoder, *, dim: int | None = None, device: str = "
     "resnet50:WEIGHTS"    weights by torchvision's name, or a state dict in a .pth or .safetensors file
     "hf:ORG/MODEL"        a sentence-embedding model of the Hugging Face hub, from the local cache or downloaded
     "hf:FOLDER"           one in a local folder
+    "./FOLDER"            what a fine-tuning made, see `vecmeta.finetune`: the path of its folder
     "vectors"             own vectors of length `dim`
 
     An Encoder passes through. `device` is "auto" (cuda, else mps, else cpu) or the name of one. No weights are loaded yet.
@@ -57,10 +58,8 @@ def open_encoder(spec: str | Encoder, *, dim: int | None = None, device: str = "
 
 def _open(spec: str, device: str) -> Encoder:
     kind, colon, detail = spec.partition(":")
-    if spec == "text":
-        return default_text_encoder(device)
-    if spec == "text:int8":
-        return default_text_encoder(device, int8=True)
+    if spec in ("text", "text:int8"):
+        return default_text_encoder(device, int8=spec != "text")
     if spec == "image":
         return default_image_encoder(device)
     if kind == "hf" and detail:
@@ -70,7 +69,27 @@ def _open(spec: str, device: str) -> Encoder:
         return ImageEncoder("efficientnet-lite0", _file(detail, spec), device=device)
     if kind in TORCHVISION and (detail or not colon):
         return ImageEncoder(kind, _resnet_weights(kind, detail, spec), device=device)
+    if Path(spec).expanduser().is_dir() or "/" in spec or spec.startswith((".", "~")):
+        return _in_folder(Path(spec).expanduser(), device)
     raise InvalidConfig(f"encoder {spec!r} is not known; known are {KNOWN}")
+
+
+def _in_folder(folder: Path, device: str) -> Encoder:
+    """What a fine-tuning made, or any sentence-embedding model, in a folder."""
+    facts = facts_of(folder) if folder.is_dir() else None
+    encoder: Encoder
+    if facts is not None and facts["kind"] == "image":
+        readable, ancestor = facts["name"].partition("@")[0], facts["ancestor"]
+        weights = _file(str(folder / "model.safetensors"), str(folder))
+        encoder = ImageEncoder(facts["architecture"], weights, device=device, readable=readable, ancestor=ancestor)
+    else:
+        readable, found = find_model(str(folder) if folder.is_absolute() else f"./{folder}")
+        encoder = TextEncoder(found, readable, device=device)
+    if facts is not None and encoder.name != facts["name"]:
+        raise EncoderMismatch(
+            f"the weights in {folder} are not those that were written with its record, {facts['name']}: copy it again"
+        )
+    return encoder
 
 
 def _resnet_weights(architecture: str, detail: str, spec: str) -> Path:

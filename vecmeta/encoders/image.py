@@ -31,7 +31,7 @@ from vecmeta.types import Content, Vectors
 
 _BATCH_PER_THREAD, _BATCH_MOST = 2, 32  # pictures at a time on a processor: what a layer makes of them stays in a core's cache
 _BATCH_LEAST = 4
-_DECODERS = min(4, os.cpu_count() or 1)  # pictures decoded side by side; each may need MAX_PIXELS times 3 bytes
+DECODERS = min(4, os.cpu_count() or 1)  # pictures decoded side by side; each may need MAX_PIXELS times 3 bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,8 @@ def _resnet(architecture: str, sha256: str) -> tuple[Any, Callable[[Any], Any]]:
     return network, weights[_torchvision_name(architecture, sha256)].transforms()
 
 
+LAST = {"efficientnet-lite0": "classifier", "resnet18": "fc", "resnet50": "fc"}  # the layer after the pooled features
+
 NETWORKS = {
     "efficientnet-lite0": Network(1280, _efficientnet_lite0),
     "resnet18": Network(512, lambda sha256: _resnet("resnet18", sha256)),
@@ -91,8 +93,13 @@ class ImageEncoder:
 
     modality: Literal["text", "image", "vector"] = "image"
 
-    def __init__(self, architecture: str, weights: Path, *, device: str = "auto") -> None:
+    def __init__(
+        self, architecture: str, weights: Path, *, device: str = "auto", readable: str | None = None, ancestor: str | None = None
+    ) -> None:
         """The network named `architecture` with the state dict in the file `weights` (.pth or .safetensors).
+
+        A fine-tuned one has a `readable` name of its own, the SHA-256 of the weights that it came from, `ancestor`, whose preprocessing is
+        its own too, and a linear layer (dim, dim) in the place of the classifier.
 
         Raises:
             EncoderUnavailable: the file cannot be read.
@@ -100,9 +107,11 @@ class ImageEncoder:
         """
         if architecture not in NETWORKS:
             raise InvalidConfig(f"architecture {architecture!r} is none of {', '.join(NETWORKS)}")
-        self._architecture, self._weights, self._device = architecture, weights, checked_device(device)
+        self.architecture, self._weights, self._device = architecture, weights, checked_device(device)
         self._model: Lazy[tuple[Any, Callable[[Any], Any], str]] = Lazy(self._load)
-        self.name = f"{architecture}@{file_sha256(weights)[:12]}"
+        self._finetuned = ancestor is not None
+        self.ancestor = ancestor or file_sha256(weights)
+        self.name = f"{readable or architecture}@{file_sha256(weights)[:12]}"
         self.dim = NETWORKS[architecture].dim
 
     def model(self) -> tuple[Any, Callable[[Any], Any], str]:
@@ -115,8 +124,13 @@ class ImageEncoder:
             sha256 = file_sha256(self._weights)
             if not self.name.endswith(sha256[:12]):
                 raise EncoderMismatch(f"{self._weights} changed after {self.name} was opened; open it again")
-            network, prepare = NETWORKS[self._architecture].make(sha256)
-            fill(network, _state(self._weights), f"{self._weights} does not hold the weights of {self._architecture}")
+            network, prepare = NETWORKS[self.architecture].make(self.ancestor)
+            last = LAST[self.architecture] if self._finetuned else None
+            if last is not None:
+                import torch
+
+                setattr(network, last, torch.nn.Linear(self.dim, self.dim))
+            fill(network, _state(self._weights, last), f"{self._weights} does not hold the weights of {self.architecture}")
             device = torch_device(self._device)
             return network.float().eval().requires_grad_(False).to(device), prepare, device
 
@@ -166,7 +180,7 @@ def _decoded(pictures: list[Any], prepare: Callable[[Any], Any], size: int) -> I
 
     Raises UndecodableContent for the first picture that cannot be decoded.
     """
-    pool = ThreadPoolExecutor(_DECODERS)
+    pool = ThreadPoolExecutor(DECODERS)
     pending: list[tuple[range, list[Future[Any]]]] = []
     try:
         for start in range(0, len(pictures), size):
@@ -188,8 +202,11 @@ def default_image_encoder(device: str) -> ImageEncoder:
     return ImageEncoder("efficientnet-lite0", weights, device=device)
 
 
-def _state(path: Path) -> dict[str, Any]:
-    """The tensors in a .safetensors file or in a .pth file, without their classifier. Nothing in the file is executed."""
+def _state(path: Path, last: str | None = None) -> dict[str, Any]:
+    """The tensors in a .safetensors file or in a .pth file, without their classifier unless it is the layer `last`.
+
+    Nothing in the file is executed.
+    """
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -201,7 +218,8 @@ def _state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not all(hasattr(tensor, "shape") for tensor in state.values()):
         raise EncoderUnavailable(f"{path} does not hold a state dict (names to tensors): save `model.state_dict()`")
     plain = {key.removeprefix("module."): tensor for key, tensor in state.items()}  # the prefix is DataParallel's
-    return {key: tensor for key, tensor in plain.items() if not key.startswith(("classifier.", "fc.", "_fc."))}
+    dropped = tuple(f"{name}." for name in ("classifier", "fc", "_fc") if name != last)
+    return {key: tensor for key, tensor in plain.items() if not key.startswith(dropped)}
 
 
 def fill(network: Any, state: dict[str, Any], complaint: str) -> None:

@@ -1,4 +1,4 @@
-"""Folders of sentence-embedding models: finding them in the cache or on the hub, and reading their files without torch."""
+"""Folders of models: finding them on the disk, in the cache or on the hub, and reading their files without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,17 @@ from vecmeta.errors import EncoderUnavailable, InvalidConfig
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]  # what defines a model; not its exports to other runtimes
 _SUFFIXES = {".json", ".txt", ".model", ".safetensors", ".bin"}
 _FOREIGN = {"onnx", "openvino"}
-_PASSIVE = {"data_config.json", "trainer_state.json", "model_args.json", "eval_results.json", "license.txt", "requirements.txt"}
+FACTS = "vecmeta.json"  # what a fine-tuning writes beside the weights
+FORMAT = "vecmeta-encoder-1"
+_PASSIVE = {
+    FACTS,
+    "data_config.json",
+    "trainer_state.json",
+    "model_args.json",
+    "eval_results.json",
+    "license.txt",
+    "requirements.txt",
+}
 _SAME_WIDTH = {"Normalize", "Dropout", "LayerNorm", "WordWeights"}  # modules that keep the length of a vector
 
 
@@ -35,16 +45,38 @@ def find_model(model: str) -> tuple[str, Path]:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
+        facts = facts_of(folder)
+        if facts is not None and facts["kind"] != "text":
+            raise EncoderUnavailable(f"{folder} holds an encoder of pictures: open it by its path, without 'hf:'")
         if not _is_whole(folder):
             raise EncoderUnavailable(
                 f"{folder} holds no model: config.json or modules.json, and weights (*.safetensors), belong there"
             )
-        return folder.resolve().name, folder.resolve()
+        return facts["name"].partition("@")[0] if facts else folder.resolve().name, folder.resolve()
     if model.startswith(("/", "./", "../", "~")):
         raise EncoderUnavailable(f"there is no folder {folder}; download a model there, or give 'hf:ORG/MODEL'")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", model):
         raise InvalidConfig(f"'hf:{model}' names no model: give 'hf:ORG/MODEL' or 'hf:/path/to/folder'")
     return model, _from_hub(model)
+
+
+def facts_of(folder: Path) -> dict[str, Any] | None:
+    """What `vecmeta.finetune` wrote of the encoder in a folder; None when it holds another one or none.
+
+    Raises:
+        EncoderUnavailable: it cannot be read, or was written by a newer vecmeta.
+    """
+    path = folder / FACTS
+    if not path.is_file():
+        return None
+    try:
+        facts: dict[str, Any] = _json(path)
+        form, _, _ = facts["format"], facts["kind"], facts["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EncoderUnavailable(f"{path} is damaged ({error}): copy the folder again, or fine-tune anew") from error
+    if form != FORMAT:
+        raise EncoderUnavailable(f"{path} is of the format {form!r}; this vecmeta reads {FORMAT!r}: upgrade vecmeta")
+    return facts
 
 
 def _from_hub(model: str) -> Path:

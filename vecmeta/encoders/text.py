@@ -68,7 +68,7 @@ class TextEncoder:
             EncoderUnavailable: no model there.
             InvalidConfig: `device` is not the name of one.
         """
-        self._folder, self._device, self._int8 = folder, checked_device(device), int8
+        self._folder, self._device, self.int8 = folder, checked_device(device), int8
         self._model: Lazy[_Loaded] = Lazy(self._load)
         self.name = f"{readable}-int8@{self._hash()}" if int8 else f"{readable}@{self._hash()}"
         self.dim = dimension(folder) or _width(self.model())  # files of an unusual layout: ask the model itself
@@ -89,19 +89,19 @@ class TextEncoder:
         if not self.name.endswith(self._hash()):
             raise EncoderMismatch(f"the files of {self.name} in {self._folder} changed after it was opened; open it again")
         device = self._device
-        if self._int8 and device not in ("auto", "cpu"):
+        if self.int8 and device not in ("auto", "cpu"):
             raise EncoderUnavailable(f"{self.name} computes on the processor, not on {device!r}: use device='cpu' or 'auto'")
         how = f"is {self._folder} a sentence-embedding model in safetensors, complete, and made for this version of the library?"
         with loading(self.name, how), quiet():
-            model, device = plain_model(self._folder, "cpu" if self._int8 else device)
+            model, device = plain_model(self._folder, "cpu" if self.int8 else device)
             if hasattr(self, "dim") and _width(model) != self.dim:
                 raise ValueError(f"it makes vectors of {_width(model)} dimensions, but its files promise {self.dim}")
             half = half_precision(device)
-            if self._int8:
+            if self.int8:
                 self._quantise(model)
             elif device == "cpu" and half is None:
                 pack_linears(model, lambda: model.encode(_WARM, show_progress_bar=False, normalize_embeddings=True))
-            return _Loaded(model, device, half, _tokens(device), token_counter(model), self._int8)
+            return _Loaded(model, device, half, _tokens(device), token_counter(model), self.int8)
 
     def _quantise(self, model: Any) -> None:
         try:

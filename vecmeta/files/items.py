@@ -19,7 +19,7 @@ from vecmeta.types import Content, Id, Item, Judgement, Vector, dissimilar, simi
 
 Kind = Literal["text", "image", "vector"]
 
-_DEFAULTS: dict[Kind, tuple[str, ...]] = {
+CONTENT_COLUMNS: dict[Kind, tuple[str, ...]] = {
     "text": ("content", "text", "body", "title"),
     "image": ("image", "jpeg", "jpg", "png", "picture", "bytes", "content"),
     "vector": ("vector", "embedding"),
@@ -62,7 +62,7 @@ def read(source: str | Path, kind: Kind = "text", columns: Columns | None = None
     if str(source) != "-" and Path(source).is_dir():
         if kind != "image":
             raise InvalidInput(f"{source} is a folder; only pictures are read from folders, and this collection takes {kind}s")
-        yield from _pictures(Path(source))
+        yield from pictures_below(Path(source))
         return
     name = "stdin" if str(source) == "-" else Path(source).name
     base = Path() if str(source) == "-" else Path(source).parent
@@ -74,7 +74,7 @@ def read(source: str | Path, kind: Kind = "text", columns: Columns | None = None
         if kind == "vector":
             yield OwnVector(item_id, _vector(value, column, row), metadata)
         else:
-            content: Content = _picture(value, column, base, row) if kind == "image" else _text(value, column, row)
+            content: Content = picture_of(value, column, base, row) if kind == "image" else text_of(value, column, row)
             yield Item(item_id, content, metadata)
 
 
@@ -134,7 +134,7 @@ def _take_id(cells: dict[str, Any], columns: Columns, row: Row, name: str) -> st
 
 
 def _take_content(cells: dict[str, Any], kind: Kind, columns: Columns, row: Row) -> tuple[str, Any]:
-    candidates = (columns.content,) if columns.content is not None else _DEFAULTS[kind]
+    candidates = (columns.content,) if columns.content is not None else CONTENT_COLUMNS[kind]
     for column in candidates:
         if cells.get(column) is not None:
             return column, cells.pop(column)
@@ -184,7 +184,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"metadata cannot hold {type(value).__name__}")
 
 
-def _text(value: Any, column: str, row: Row) -> str:
+def text_of(value: Any, column: str, row: Row) -> str:
+    """The text in a cell. Raises InvalidItem."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # a CSV cell "42"
     if not isinstance(value, str):
@@ -192,7 +193,8 @@ def _text(value: Any, column: str, row: Row) -> str:
     return value
 
 
-def _picture(value: Any, column: str, base: Path, row: Row) -> bytes | Path:
+def picture_of(value: Any, column: str, base: Path, row: Row) -> bytes | Path:
+    """The picture in a cell, as bytes or as the path of a file in `base`. Raises InvalidItem."""
     if isinstance(value, Mapping):  # Hugging Face: {"bytes": …, "path": …}, either may be None
         value = value.get("bytes") or value.get("path")
     if isinstance(value, (bytes, bytearray)):
@@ -219,7 +221,7 @@ def _vector(value: Any, column: str, row: Row) -> Vector:
     return vector
 
 
-def _pictures(folder: Path) -> Iterator[Item]:
+def pictures_below(folder: Path) -> Iterator[Item]:
     """Every file below that Pillow opens by its suffix, ordered by path; hidden files and folders are skipped.
 
     ``id`` is the path relative to ``folder``, with "/" on every system; ``metadata`` {"folder": its parent, "file": its name}.

@@ -1,0 +1,126 @@
+"""What a fine-tuning can be asked for, checked once, with defaults for 50 to 50,000 labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from vecmeta.errors import InvalidConfig
+
+Mode: TypeAlias = Literal["features", "lora", "full"]
+Transfer: TypeAlias = Literal["representation", "parameters", "instances", "relations"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+TRANSFERS: tuple[Transfer, ...] = get_args(Transfer)
+
+_RATES: dict[str, float] = {"features": 1e-3, "lora": 1e-3, "full": 5e-5}  # of AdamW, at its highest
+_WEIGHTS = ("l2_sp", "relation_weight", "coral")
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneConfig:
+    """How an encoder is fine-tuned.
+
+    ``mode``            "features": the encoder frozen, a new last layer (Yosinski et al. 2014); "lora": low-rank updates of its layers
+                        (Hu et al. 2022), merged in the end; "full": all layers, lower ones more slowly, thawed from the top (ULMFiT,
+                        Howard and Ruder 2018).
+    ``transfer``        what is carried over besides, any of
+        "representation"  second moments of source and target vectors are drawn together (Deep CORAL, Sun and Saenko 2016); needs source
+                          examples or unlabelled contents;
+        "parameters"      a pull to the pretrained weights (L2-SP, Li et al. 2018);
+        "instances"       source examples are learned from too, as often as they look like the target: p(target | x) / p(source | x) by
+                          logistic regression (Bickel et al. 2007); needs source examples;
+        "relations"       distances and angles among items stay those of the untouched encoder (relational knowledge distillation, Park et
+                          al. 2019), among the unlabelled contents where there are any, otherwise among the examples.
+    ``rate``            the highest learning rate of AdamW; None: 1e-3 (features, lora) or 5e-5 (full).
+    ``steps``           at most so many; None: ten passes over the examples, from 60 to 1,500 steps.
+    ``pairs``           pairs of alike items in a batch, each of another class where there are so many.
+    ``metric``          what an early stop watches on held-out examples: "map" (MAP@R) or "ndcg" (nDCG@10).
+    ``holdout``         share of the examples that are held out for that, stratified by class.
+    ``patience``        measurements without a gain after which it stops.
+    ``measurements``    how many there are, if it does not stop early.
+    ``layer_decay``     rate of a layer, of that of the layer above it ("full").
+    ``unfreeze``        share of the steps after which all layers learn ("full").
+    ``scale``           of cosines in the loss (sentence-transformers' MultipleNegativesRankingLoss; van den Oord et al. 2018).
+    ``rank``            of LoRA's updates.
+    ``l2_sp``, ``relation_weight``, ``coral``  weights of those losses.
+    ``tokens``          of a text that are read in training, at most.
+    ``side``            of pictures in training, pixels; None: as the encoder takes them.
+    ``seed``            of the split, batches, dropout and new weights.
+
+    Raises InvalidConfig.
+    """
+
+    mode: Mode = "full"
+    transfer: tuple[Transfer, ...] = ()
+    rate: float | None = None
+    steps: int | None = None
+    pairs: int = 24
+    metric: Literal["map", "ndcg"] = "map"
+    holdout: float = 0.2
+    patience: int = 4
+    measurements: int = 12
+    layer_decay: float = 0.9
+    unfreeze: float = 0.3
+    scale: float = 20.0
+    rank: int = 8
+    l2_sp: float = 0.01
+    relation_weight: float = 1.0
+    coral: float = 30.0
+    tokens: int = 128
+    side: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transfer", _transfers(self.transfer))
+        if self.mode not in MODES:
+            raise InvalidConfig(f"mode {self.mode!r} is none of {', '.join(MODES)}")
+        if self.metric not in ("map", "ndcg"):
+            raise InvalidConfig(f"metric is 'map' or 'ndcg', not {self.metric!r}")
+        whole = {"pairs": (2, 4096), "patience": (1, 1000), "measurements": (1, 1000), "rank": (1, 512), "tokens": (4, 8192),
+                 "seed": (0, 2**63 - 1), "steps": (1, 10**7), "side": (32, 2048)}  # fmt: skip
+        for name, (least, most) in whole.items():
+            value = getattr(self, name)
+            if value is None and name in ("steps", "side"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise InvalidConfig(f"{name} is a whole number from {least} to {most}, not {value!r}")
+        shares: dict[str, tuple[float, float]] = {
+            "holdout": (0.0, 0.5), "layer_decay": (0.01, 1.0), "unfreeze": (0.0, 1.0), "scale": (1e-3, 1e3), "rate": (1e-8, 1.0),
+            **dict.fromkeys(_WEIGHTS, (0.0, 1000000.0)),
+        }  # fmt: skip
+        for name, (low, high) in shares.items():
+            value = getattr(self, name)
+            if value is None and name == "rate":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise InvalidConfig(f"{name} is a number from {low:g} to {high:g}, not {value!r}")
+
+    @property
+    def top_rate(self) -> float:
+        """The highest learning rate."""
+        return self.rate if self.rate is not None else _RATES[self.mode]
+
+    def steps_for(self, examples: int) -> int:
+        """How many steps at most, for so many examples that are learned from."""
+        if self.steps is not None:
+            return self.steps
+        return min(1500, max(60, round(10 * examples / (2 * self.pairs))))
+
+
+def _transfers(given: Any) -> tuple[Transfer, ...]:
+    if not isinstance(given, (str, list, tuple)):
+        raise InvalidConfig(f"transfer is a list of {', '.join(TRANSFERS)}, not {given!r}")
+    listed = (given,) if isinstance(given, str) else tuple(given)
+    for name in listed:
+        if name not in TRANSFERS:
+            raise InvalidConfig(f"transfer {name!r} is none of {', '.join(TRANSFERS)}")
+    return tuple(name for name in TRANSFERS if name in listed)
+
+
+def collections_transfers(given: Any) -> None:
+    """Raises InvalidConfig for a kind of transfer that a collection has not the data for."""
+    for name in _transfers(given):
+        if name == "instances":
+            raise InvalidConfig(
+                "transfer='instances' needs source examples, which a collection has not: use vecmeta.finetune, or `vecmeta finetune`"
+            )
