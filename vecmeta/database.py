@@ -1,4 +1,4 @@
-"""A database: collections by name, in one folder."""
+"""A database: collections by name, in one folder or on a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -12,51 +12,62 @@ from vecmeta.catalogue.catalogue import Catalogue
 from vecmeta.collection import Collection
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
-from vecmeta.errors import EncoderMismatch, InvalidConfig, StorageError, StorageReadOnly
+from vecmeta.errors import EncoderMismatch, InvalidConfig
 from vecmeta.index import open_index
 from vecmeta.intake import collection_name
 from vecmeta.jobs import Jobs
 from vecmeta.keys import Keys
+from vecmeta.places import located, shown
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
 
 
-def open(url: str | os.PathLike[str] = "./vecmeta-data", *, index: str = "faiss", device: str = "auto") -> Database:
+def open(
+    url: str | os.PathLike[str] = "./vecmeta-data",
+    *,
+    index: str = "faiss",
+    device: str = "auto",
+    files: str | os.PathLike[str] | None = None,
+) -> Database:
     """Open a database, made if it is not there.
 
     Args:
-        url: a folder; it holds the SQLite database (the truth) and the index files (derived).
+        url: a folder; it holds the SQLite database (the truth) and the index files (derived). Or ``postgresql+psycopg://…``, an empty
+            database of a PostgreSQL server at first, which any number of processes and machines share.
         index: "faiss", or "exact" (brute force).
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
+        files: the folder of the index files. None: the database's own folder; for a URL one in this user's cache, by the database's
+            identity. They are derived: without them indexes are built again. Processes of one machine do well to share them.
 
     Raises:
         StorageReadOnly: the folder cannot be made or written.
+        StorageUnavailable: the server cannot be reached, or does not let this user in.
         StorageDamaged: the database is damaged, another program's, or a newer vecmeta's.
         InvalidConfig: an index, device or URL that this vecmeta does not know.
     """
-    return Database(url, index=index, device=device)
+    return Database(url, index=index, device=device, files=files)
 
 
 class Database:
-    """Collections by name. A context manager; safe to use from several threads, and the folder from several processes."""
+    """Collections by name. A context manager; safe to use from several threads, and the folder or server from several processes.
 
-    def __init__(self, url: str | os.PathLike[str], *, index: str = "faiss", device: str = "auto") -> None:
-        if "://" in os.fspath(url):
-            raise InvalidConfig(f"{os.fspath(url)!r}: this version keeps its databases in folders; give the path of one")
+    ``url`` opens the same database again; ``folder`` is where its index files are.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        index: str = "faiss",
+        device: str = "auto",
+        files: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.url = os.fspath(url)
         if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise InvalidConfig(f"device is auto, cpu, cuda or mps, not {device!r}")
         open_index(index, 1).close()  # an unknown kind is an error now, not at the first search
-        self.folder = Path(url).expanduser()
         self._index, self._device = index, device
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise StorageReadOnly(f"the folder {self.folder} cannot be made: {error.strerror}") from error
-        except OSError as error:
-            raise StorageError(f"the folder {self.folder} cannot be made: {error.strerror}") from error
-        if not os.access(self.folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise StorageReadOnly(f"the folder {self.folder} cannot be written by this user")
-        self._catalogue = Catalogue(self.folder / "vecmeta.db")
+        self._catalogue, self.folder = located(self.url, files)
         self.jobs = Jobs(self._catalogue)  # long work, done by workers of any process
         self.keys = Keys(self._catalogue)  # who may do what over HTTP
         self._open: dict[str, Collection] = {}
@@ -135,7 +146,7 @@ class Database:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<vecmeta.Database {str(self.folder)!r}, index={self._index!r}>"
+        return f"<vecmeta.Database {shown(self.url)!r}, index={self._index!r}>"
 
     def _opened(self, collection: Collection) -> Collection:
         with self._lock:
