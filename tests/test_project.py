@@ -51,6 +51,7 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.writing", 3),
     ("vecmeta.collection", 3),
     ("vecmeta.places", 3),
+    ("vecmeta.moving", 3),
     ("vecmeta.database", 3),
     ("vecmeta.client", 4),
     ("vecmeta.langchain", 4),

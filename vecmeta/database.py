@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vecmeta.catalogue.catalogue import Catalogue
+from vecmeta import intake
 from vecmeta.collection import Collection
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.errors import EncoderMismatch, InvalidConfig
 from vecmeta.index import open_index
-from vecmeta.intake import collection_name
 from vecmeta.jobs import Jobs
 from vecmeta.keys import Keys
 from vecmeta.places import located, shown
+from vecmeta.types import Progress
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
 
@@ -87,7 +88,7 @@ class Database:
         """
         made = open_encoder(encoder, dim=dim, device=self._device)
         spec = encoder if isinstance(encoder, str) else CUSTOM
-        row = self._catalogue.create(collection_name(name), spec, made.name, made.dim)
+        row = self._catalogue.create(intake.collection_name(name), spec, made.name, made.dim)
         return self._opened(Collection(self._catalogue, row, made, self._index, self._device, self._files(row.id)))
 
     def collection(self, name: str, encoder: Encoder | None = None) -> Collection:
@@ -130,6 +131,53 @@ class Database:
         if opened is None:
             opened = Collection(self._catalogue, row, None, self._index, self._device, self._files(row.id))
         opened.forget()
+
+    def export_to(
+        self, folder: str | os.PathLike[str], names: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> dict[str, int]:
+        """Write collections (None: all) with judgements and versions into a new folder of Parquet and safetensors files.
+
+        Each collection is one snapshot: what is written meanwhile is not in it. Memory does not grow with it.
+
+        Returns:
+            How many items each has.
+
+        Raises:
+            AlreadyExists: the folder is there.
+            CollectionNotFound.
+            StorageFull, StorageReadOnly, StorageError: it cannot be written; nothing of it stays.
+        """
+        from vecmeta import __version__, moving  # brings pyarrow
+
+        wanted = self.collections() if names is None else list(dict.fromkeys(intake.listed(names)))
+        return moving.save(self._catalogue, Path(folder).expanduser(), wanted, f"vecmeta {__version__}", progress)
+
+    def import_from(
+        self,
+        folder: str | os.PathLike[str],
+        names: Sequence[str] | None = None,
+        *,
+        rename: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Read collections (None: all) from what `export_to` wrote, from whichever database; each is there at once or not at all.
+
+        Args:
+            rename: other names, by those in the export.
+
+        Returns:
+            How many items each has, by its new name.
+
+        Raises:
+            InvalidInput: the folder is not an export, or one of a later vecmeta.
+            CollectionNotFound: the export has no such collection.
+            AlreadyExists, InvalidConfig: a name that is taken, or that is none.
+            StorageDamaged: a file is not as it was written.
+        """
+        from vecmeta import moving
+
+        wanted = None if names is None else list(dict.fromkeys(intake.listed(names)))
+        return moving.load(self._catalogue, Path(folder).expanduser(), wanted, rename or {}, progress)
 
     def close(self) -> None:
         """Write what index files lack and close; idempotent."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from vecmeta.catalogue import transfer
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.jobs import JobStore
@@ -119,6 +123,14 @@ class Catalogue:
     def policies(self, row: CollectionRow) -> PolicyStore:
         """When a collection adapts by itself."""
         return PolicyStore(self._engine, row.id, row.name)
+
+    def source(self, row: CollectionRow) -> AbstractContextManager[transfer.Source]:
+        """All of a collection from one snapshot, to move it elsewhere."""
+        return transfer.source(self._engine, row.id)
+
+    def target(self, about: Mapping[str, Any]) -> AbstractContextManager[transfer.Target]:
+        """A new collection that comes from elsewhere; `about` has the names of `transfer.ABOUT`. Raises AlreadyExists."""
+        return transfer.target(self._engine, about)
 
     def jobs(self) -> JobStore:
         """Long work on all collections."""

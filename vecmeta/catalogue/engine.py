@@ -19,7 +19,7 @@ from vecmeta.where import Node
 BUSY_SECONDS = 60.0  # how long a writer waits for another one's write to end
 
 # What is written one after the other: in SQLite everything, in PostgreSQL what has the same name and belongs to the same collection.
-Room: TypeAlias = Literal["schema", "collections", "items", "log", "versions", "jobs", "keys", "policy", "traffic"]
+Room: TypeAlias = Literal["schema", "collections", "items", "log", "versions", "jobs", "keys", "policy", "traffic", "import"]
 
 
 class Engine(ABC):

@@ -18,10 +18,11 @@ from vecmeta.cli import (
     lab,
     look,
     meta_train,
+    move,
     serve,
     teach,
 )
-from vecmeta.cli.app import Data, Device, GreedyCommand, Index, Json, shared, verb
+from vecmeta.cli.app import Data, Device, Files, GreedyCommand, Index, Json, shared, verb
 
 program = typer.Typer(
     name="vecmeta",
@@ -49,11 +50,12 @@ def _program(
     ] = False,
     data: Data = None,
     index: Index = None,
+    files: Files = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Options before the verb."""
-    shared(context).take(data=data, index=index, device=device, json=json)
+    shared(context).take(data=data, index=index, files=files, device=device, json=json)
 
 
 for _panel, _group in {
@@ -67,6 +69,8 @@ for _panel, _group in {
         data.delete,
         data.items,
         data.count,
+        move.export,
+        move.import_,
     ),
     "Search": (look.search, look.recommend, look.embed),
     "Teach": (
@@ -83,7 +87,7 @@ for _panel, _group in {
 }.items():
     for _command in _group:
         _greedy = GreedyCommand if _command in (look.recommend, teach.feedback, meta_train.meta_train) else None
-        program.command(_command.__name__.replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
+        program.command(_command.__name__.strip("_").replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
 
 _bench = typer.Typer(help="Measure on your own machine.", no_args_is_help=True)
 for _measure in (
