@@ -12,11 +12,9 @@ from typing import Literal
 
 import numpy as np
 import pytest
-from sqlalchemy import make_url
 
 import vecmeta as vm
 from tests.postgres import QUICK, Postgres, running
-from vecmeta.catalogue.catalogue import Catalogue
 from vecmeta.types import Content, Vectors
 
 WORDS = ("red", "green", "blue", "cat", "dog", "car")
@@ -64,18 +62,17 @@ def db(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[vm.Database]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server; its database `prepared` holds vecmeta's tables, and nothing in them."""
+    """A PostgreSQL server; starts with the first test that asks for it."""
     with running(**QUICK) as server:
-        server.tell("CREATE DATABASE prepared")
-        Catalogue(make_url(server.url("prepared"))).close()
         yield server
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a new, empty database; the folder for index files lies in the test's own."""
+def postgres_url(postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty database; the folder for index files lies in the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return postgres.new("prepared")
+    with postgres.lent() as url:
+        yield url
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 QUICK = {  # what a test's database may do without: it does not outlive the machine
     "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_wal_size": "4GB",
@@ -50,12 +51,13 @@ def missing() -> str | None:
 
 
 class Postgres:
-    """A server. Databases are made by `new`, from a template that holds vecmeta's tables once `template` has been told."""
+    """A server."""
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         self.data, self.port, self._settings = folder / "data", _free_port(), settings
         self.password = secrets.token_hex(8)
         self._user = next((name for name in ("postgres", "nobody") if _exists(name)), None) if os.geteuid() == 0 else None
+        self._free: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._log = (folder / "log").open("wb")
         word = folder / "password"
@@ -105,13 +107,29 @@ class Postgres:
         self.stop(signal.SIGQUIT)
         self._log.close()
 
-    def new(self, template: str = "template1") -> str:
+    def new(self, options: str = "") -> str:
         """The URL of a new database."""
         name = f"t{secrets.token_hex(6)}"
-        self.tell(f"CREATE DATABASE {name} TEMPLATE {template}")
-        if template != "template1":
-            self.tell(f"UPDATE identity SET id = '{secrets.token_hex(16)}'", name)
+        self.tell(f"CREATE DATABASE {name} {options}")
         return self.url(name)
+
+    @contextmanager
+    def lent(self) -> Iterator[str]:
+        """The URL of a database with vecmeta's tables and nothing in them. It is emptied and lent again: making one takes much longer."""
+        from vecmeta.catalogue.catalogue import Catalogue
+        from vecmeta.catalogue.tables import identity, metadata
+
+        if not self._free:
+            self._free.append(self.new())
+            Catalogue(make_url(self._free[-1])).close()
+        url = self._free.pop()
+        yield url
+        name = url.rpartition("/")[2]
+        self.tell(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        emptied = ", ".join(table.name for table in metadata.tables.values() if table is not identity)
+        self.tell(f"TRUNCATE {emptied} RESTART IDENTITY", name)
+        self.tell(f"UPDATE identity SET id = '{secrets.token_hex(16)}'", name)
+        self._free.append(url)
 
     def tell(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run a statement outside of any transaction; its rows."""

@@ -99,10 +99,11 @@ class TrafficStore:
     def clicked(self, search: str, version: int, item: str, rank: int | None) -> bool:
         """Store a click; False when that item of that answer was clicked before."""
         values = {"search": search, "version": version, "item": item, "rank": rank, "time": datetime.now(UTC)}
-        statement = self._engine.upsert(clicks).values(collection=self._id, **values).on_conflict_do_nothing()
+        statement = self._engine.upsert(clicks).values(collection=self._id, **values)
         with self._engine.writing("traffic", self._id) as connection:
             self._live(connection)
-            return connection.execute(statement).rowcount == 1
+            done = connection.execute(statement.on_conflict_do_nothing().returning(clicks.c.item))
+            return done.first() is not None
 
     def tallies(self) -> dict[int, Tally]:
         """What was counted, by version ascending."""
