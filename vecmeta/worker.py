@@ -99,6 +99,9 @@ class Worker:
             state = "live" if report.decision == "promoted" and wet else "kept"
         except Cancelled:
             state = "queued" if pulse.why == "stop" else "cancelled"
+        except StorageUnavailable as problem:  # nothing against the job: when the server is back, somebody does it
+            _log.warning("job %s: %s; it is put back", claim.id, problem)
+            state = "queued"
         except VecmetaError as problem:
             error = problem.code, str(problem)
         except Exception as problem:
