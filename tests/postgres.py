@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
@@ -51,21 +52,24 @@ def missing() -> str | None:
 
 
 class Postgres:
-    """A server."""
+    """A server whose data lie in a folder: made there if they are not yet."""
 
     def __init__(self, folder: Path, settings: dict[str, str]) -> None:
         self.data, self.port, self._settings = folder / "data", _free_port(), settings
-        self.password = secrets.token_hex(8)
+        word = folder / "password"
+        if not word.exists():
+            word.write_text(secrets.token_hex(8))
+        self.password = word.read_text()
         self._user = next((name for name in ("postgres", "nobody") if _exists(name)), None) if os.geteuid() == 0 else None
         self._free: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self._log = (folder / "log").open("wb")
-        word = folder / "password"
-        word.write_text(self.password)
+        self._log = (folder / "log").open("ab")
         if self._user is not None:  # it refuses to be run by root
             for path in (folder, word):
                 shutil.chown(path, self._user)
-        self._run("initdb", "-D", self.data, "-U", "tests", "-E", "UTF8", *LANGUAGE, "-A", "scram-sha-256", "--pwfile", word, "-N")
+        if not (self.data / "PG_VERSION").exists():
+            create = ("-D", self.data, "-U", "tests", "-E", "UTF8", *LANGUAGE, "-A", "scram-sha-256", "--pwfile", word, "-N")
+            self._run("initdb", *create)
 
     def url(self, database: str = "postgres") -> str:
         """What `vecmeta.open` is given."""
@@ -143,7 +147,7 @@ class Postgres:
         command = [str(program(name)), *map(str, arguments)]
         subprocess.run(command, stdout=self._log, stderr=self._log, check=True, timeout=120, **self._as())
 
-    def _as(self) -> dict[str, object]:
+    def _as(self) -> dict[str, Any]:
         if self._user is None:
             return {}
         return {"user": self._user, "group": pwd.getpwnam(self._user).pw_gid, "extra_groups": (), "cwd": "/"}

@@ -128,7 +128,9 @@ def test_many_parts_and_an_empty_collection(tmp_path: Path, monkeypatch: pytest.
         c = db.create("c", encoder="vectors", dim=SMALL.dim)
         c.add_vectors(SMALL.ids, SMALL.x)
         db.export_to(tmp_path / "out", progress=lambda *told: seen.append(told))
-        assert [path.name for path in sorted((tmp_path / "out" / "c").glob("items*"))] == [f"items-0000{n}.parquet" for n in range(3)]
+        assert [path.name for path in sorted((tmp_path / "out" / "c").glob("items*"))] == [
+            f"items-0000{n}.parquet" for n in range(3)
+        ]
         assert seen == [("items", n, 144) for n in (50, 100, 144)]
         assert other.import_from(tmp_path / "out") == {"c": 144, "empty": 0}
         assert told(other, "c") == told(db, "c")

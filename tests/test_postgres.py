@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from vecmeta import places
 from vecmeta.catalogue import items as items_module
 from vecmeta.catalogue import postgres as module
 from vecmeta.catalogue.catalogue import Catalogue
+from vecmeta.catalogue.migrations import MIGRATIONS
 from vecmeta.worker import Worker
 
 SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
@@ -101,7 +103,7 @@ def test_databases_that_are_something_else(postgres: Postgres) -> None:
     name = url.rpartition("/")[2]
     postgres.tell("CREATE TABLE orders (id integer)", name)
     vm.open(url).close()  # other programs' tables may lie beside ours
-    postgres.tell("UPDATE migrations SET number = 99 WHERE number = 3", name)
+    postgres.tell("UPDATE migrations SET number = 99 WHERE number = 1", name)
     with pytest.raises(vm.StorageDamaged, match="made by a newer version"):
         vm.open(url)
     postgres.tell("CREATE ROLE reader LOGIN PASSWORD 'reader'")
@@ -132,7 +134,9 @@ def test_many_open_an_empty_database_at_once(postgres: Postgres) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert postgres.tell("SELECT number FROM migrations ORDER BY number", url.rpartition("/")[2]) == [(1,), (2,), (3,)]
+    assert postgres.tell("SELECT number FROM migrations ORDER BY number", url.rpartition("/")[2]) == [
+        (n + 1,) for n in range(len(MIGRATIONS))
+    ]
 
 
 def test_a_writer_holds_up_nobody_but_the_same_kind_on_the_same_collection(catalogue: Catalogue) -> None:
@@ -215,7 +219,7 @@ def test_a_collection_has_one_adaptation_at_a_time_however_many_workers_there_ar
     assert [(job.state, job.attempts, job.error) for job in jobs] == [("kept", 1, None)] * len(ids)
     for name in names:
         times = sorted((job.started, job.finished) for job in jobs if job.collection == name)
-        assert all(before[1] <= after[0] for before, after in zip(times, times[1:], strict=False))  # type: ignore[operator]
+        assert all(before[1] <= after[0] for before, after in pairwise(times))  # type: ignore[operator]
 
 
 @pytest.mark.quality

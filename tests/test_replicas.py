@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def live(replica: Running) -> int:
 
 def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> None:
     filled(postgres_url, tmp_path / "a")
-    given = {"data": postgres_url, "workers": 1}
+    given: dict[str, Any] = {"data": postgres_url, "workers": 1}
     with (
         started(tmp_path / "one", files=str(tmp_path / "a"), **given) as one,
         started(tmp_path / "two", files=str(tmp_path / "b"), **given) as two,  # as on another machine: no files in common
@@ -99,7 +100,10 @@ def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> No
         with searching(one, two) as searchers:
             asked = [replica.ask("POST", f"{HERE}/adapt", {"seed": 7}) for replica in (one, two)]
             ids = [answer.json()["id"] for answer in asked]
-            assert len(set(ids)) == 1 or [db.jobs.get(id).attempts for id in ids] == [1, 1]  # the same wish: one job does for both
+            assert len(set(ids)) == 1 or [db.jobs.get(id).attempts for id in ids] == [
+                1,
+                1,
+            ]  # the same wish: one job does for both
             version = 0
             for step, replica in enumerate((one, two)):
                 ended = db.jobs.wait(good(replica.ask("POST", f"{HERE}/adapt", {"seed": step, "strength": 0.5}), 202)["id"], 120)
@@ -124,7 +128,7 @@ def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> No
             for _, row, answer in searcher.answers[:: max(1, len(searcher.answers) // 60)]:
                 of_one_version(c, row, answer)
         jobs = sorted((job.started, job.finished) for job in db.jobs.list() if job.started)
-        assert all(before[1] <= after[0] for before, after in zip(jobs, jobs[1:], strict=False))  # type: ignore[operator]
+        assert all(before[1] <= after[0] for before, after in pairwise(jobs))  # type: ignore[operator]
 
 
 # -- killed ----------------------------------------------------------------------------------------------------------------------
@@ -152,7 +156,10 @@ class Client:
     def step(self) -> None:
         self.number += 1
         name = f"late{self.number}"
-        if self.ask("PUT", f"{HERE}/items", {"items": [{"id": name, "vector": self.rng.normal(size=SMALL.dim).tolist()}]}) is not None:
+        if (
+            self.ask("PUT", f"{HERE}/items", {"items": [{"id": name, "vector": self.rng.normal(size=SMALL.dim).tolist()}]})
+            is not None
+        ):
             self.items.append(name)
         row = int(self.rng.integers(len(SMALL.x)))
         judgement = {"item": SMALL.ids[row], "concept": f"concept {SMALL.label[row]}", "user": name}
@@ -195,7 +202,7 @@ def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], time
                 client.adapt()
                 client.step()
                 with suppress(vm.StorageError), vm.open(url, device="cpu", files=files) as db:
-                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), 60)  # noqa: B023
+                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), 60)
                 time.sleep(float(rng.random()) * 0.8)
                 client.step()
                 kill(service)
@@ -248,7 +255,10 @@ def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
 
         def kill_server(service: Running) -> None:
             server.stop(signal.SIGKILL)
-            assert service.ask("POST", f"{HERE}/feedback", {"judgements": [{"item": SMALL.ids[0], "concept": "x"}]}).status_code == 503
+            assert (
+                service.ask("POST", f"{HERE}/feedback", {"judgements": [{"item": SMALL.ids[0], "concept": "x"}]}).status_code
+                == 503
+            )
             server.start()
             until(lambda: service.ask("GET", "/readyz").status_code == 200, 60)
 

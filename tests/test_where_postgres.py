@@ -16,7 +16,20 @@ from vecmeta.catalogue.items import Row
 from vecmeta.where import parse
 
 # without NUL, at which SQLite takes a text to end
-STORED: list[Any] = [*TEXTS, *NUMBERS, *(odd for odd in ODD if odd != "a\0b"), -(2.0**63), 1e22, True, False, None, {"a": 1}, [], [[]], {}]
+STORED: list[Any] = [
+    *TEXTS,
+    *NUMBERS,
+    *(odd for odd in ODD if odd != "a\0b"),
+    -(2.0**63),
+    1e22,
+    True,
+    False,
+    None,
+    {"a": 1},
+    [],
+    [[]],
+    {},
+]
 ROWS = [{"one": value, "list": [value, [value], None], "häß lich.key'": value} for value in STORED] + [{}]
 
 
@@ -82,7 +95,9 @@ def test_nul_and_its_stand_in(postgres: Postgres) -> None:
         catalogue = Catalogue(make_url(url))
         shelf = Shelf(catalogue, "nul")
         documents = [json.dumps({"t": text, text: 1}, ensure_ascii=False) for text in texts]
-        shelf.writer.write(Row(f"i{n:02d}", VECTOR, d, None, t, None) for n, (d, t) in enumerate(zip(documents, texts, strict=True)))
+        shelf.writer.write(
+            Row(f"i{n:02d}", VECTOR, d, None, t, None) for n, (d, t) in enumerate(zip(documents, texts, strict=True))
+        )
         found = shelf.writer.get([f"i{n:02d}" for n in range(len(texts))])
         assert [item.content for item in found.values()] == texts
         assert [item.metadata for item in found.values()] == [{"t": text, text: 1} for text in texts]

@@ -16,7 +16,16 @@ from typing import Literal, Self
 
 from vecmeta.catalogue.jobs import Claim, JobStore
 from vecmeta.database import Database
-from vecmeta.errors import Cancelled, InvalidConfig, JobNotFound, StorageBusy, StorageError, StorageFull, StorageUnavailable, VecmetaError
+from vecmeta.errors import (
+    Cancelled,
+    InvalidConfig,
+    JobNotFound,
+    StorageBusy,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+    VecmetaError,
+)
 from vecmeta.types import Job, JobState, Report
 
 IDLE = 0.15  # seconds between looks for work

@@ -62,7 +62,7 @@ class Catalogue:
     def identity(self) -> str:
         """A name that no other database has, hexadecimal."""
         with self._engine.reading() as connection:
-            return connection.execute(select(identity.c.id)).scalar_one()
+            return str(connection.execute(select(identity.c.id)).scalar_one())
 
     @property
     def where(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
@@ -19,13 +19,16 @@ from vecmeta.where import Node
 BUSY_SECONDS = 60.0  # how long a writer waits for another one's write to end
 
 # What is written one after the other: in SQLite everything, in PostgreSQL what has the same name and belongs to the same collection.
-Room: TypeAlias = Literal["schema", "collections", "items", "log", "versions", "jobs", "keys", "policy", "traffic", "import"]
+Room: TypeAlias = Literal[
+    "schema", "collections", "items", "log", "versions", "jobs", "keys", "policy", "traffic", "import", "indexes"
+]
 
 
 class Engine(ABC):
     """A database. Readers never wait for a writer. `where` names it for people, without a password."""
 
     where: str
+    _compiled: dict[Select[Any], str]  # what `glance` was asked
     _engine: sqlalchemy.Engine
 
     # -- transactions --------------------------------------------------------------------------------------------------------
@@ -81,7 +84,9 @@ class Engine(ABC):
         try:
             yield
         except PoolTimeoutError as error:
-            raise StorageBusy(f"the database {self.where}: all connections of this process have been in use for too long") from error
+            raise StorageBusy(
+                f"the database {self.where}: all connections of this process have been in use for too long"
+            ) from error
         except (DBAPIError, self.driver_error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             if self.is_orphan(cause):
@@ -105,9 +110,9 @@ class Engine(ABC):
     def is_orphan(self, cause: BaseException | None) -> bool:
         """Whether the driver's error says that a row's collection is not there."""
 
+    @abstractmethod
     def is_gone(self, connection: Connection) -> bool:
         """Whether the other end of a connection is not there any more."""
-        return False
 
     @abstractmethod
     def upsert(self, table: Table) -> Any:
@@ -121,16 +126,16 @@ class Engine(ABC):
     def write_items(self, connection: Connection, collection: int, revision: int, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert or replace items by id: (id, vector, metadata, digest, text, blob)."""
 
-    def pages(self, connection: Connection, query: Select[Any], size: int) -> Iterator[Sequence[Any]]:
+    def pages(self, connection: Connection, query: Select[Any], size: int) -> Generator[Sequence[Any]]:
         """Pages of the driver's own rows, never all of them in memory. Making SQLAlchemy's rows costs as much as reading them."""
         cursor = connection.execute(query).cursor
         assert cursor is not None
         while rows := cursor.fetchmany(size):
             yield rows
 
+    @abstractmethod
     def is_foreign(self, names: set[str], ours: set[str]) -> bool:
         """Whether tables of these names, without a record of migrations, are another program's database."""
-        return bool(names)
 
     def prepared(self) -> list[str]:
         """Statements that follow the making of the tables."""

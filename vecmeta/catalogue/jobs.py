@@ -178,7 +178,9 @@ class JobStore:
     def put_back(self, claim: Claim) -> bool:
         """Back into the queue, where any worker finds it, or cancelled if it was to be; False as `finish`."""
         with self._engine.writing("jobs") as connection:
-            return _requeue(connection, _held(claim), self.now(), attempts=claim.attempt - 1)  # an orderly stop is nothing against the job
+            return _requeue(
+                connection, _held(claim), self.now(), attempts=claim.attempt - 1
+            )  # an orderly stop is nothing against the job
 
     def recover(self, alive: datetime, suspects: Mapping[str, datetime]) -> dict[str, datetime]:
         """Queue again the running jobs that gave no sign of life since `alive`, or fail those that were tried ATTEMPTS times.
@@ -280,7 +282,8 @@ def _eta(connection: Connection, row: Any, moment: datetime) -> float | None:
         return None
     seconds = [float(last["seconds"].get(stage, 0.0)) for stage in _STAGES.values()]
     if row.state == "queued":
-        return max(0.0, (aware(row.due) - moment).total_seconds()) + sum(seconds)
+        due: datetime = aware(row.due)
+        return max(0.0, (due - moment).total_seconds()) + sum(seconds)
     place = RUNNING.index(row.state)
     if row.total:
         left: float = seconds[place] * (1 - row.done / row.total)

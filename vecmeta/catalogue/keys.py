@@ -29,7 +29,14 @@ class KeyStore:
         self, id: str, name: str, digest: bytes, scopes: Sequence[Scope], names: Sequence[str] | None, expires: datetime | None
     ) -> Key:
         """Store a key; `digest` is the SHA-256 of its secret."""
-        values = {"id": id, "name": name, "hash": digest, "scopes": list(scopes), "expires": expires, "created": datetime.now(UTC)}
+        values = {
+            "id": id,
+            "name": name,
+            "hash": digest,
+            "scopes": list(scopes),
+            "expires": expires,
+            "created": datetime.now(UTC),
+        }
         with self._engine.writing("keys") as connection:
             connection.execute(insert(keys).values(**values, collections=None if names is None else list(names)))
         return self.get(id)[0]

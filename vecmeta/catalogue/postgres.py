@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
@@ -18,7 +18,13 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from vecmeta.catalogue import escapes, where_postgres
 from vecmeta.catalogue.engine import BUSY_SECONDS, Engine, Room
 from vecmeta.errors import (
-    InvalidConfig, StorageBusy, StorageDamaged, StorageError, StorageFull, StorageReadOnly, StorageUnavailable,
+    InvalidConfig,
+    StorageBusy,
+    StorageDamaged,
+    StorageError,
+    StorageFull,
+    StorageReadOnly,
+    StorageUnavailable,
 )  # fmt: skip
 from vecmeta.where import Node
 
@@ -31,6 +37,7 @@ except ImportError as error:
 CONNECTIONS = 16  # of one process at most; a server takes 100 unless it is told otherwise
 CLOCK_SECONDS = 60.0  # how long the difference between this machine's clock and the server's is taken to be the same
 _LOCKS = 0x5645434D  # the first of this program's advisory locks: "VECM"
+_GONE = (None, "57P01", "57P02", "57P03")  # as which a lost connection is told; None: it just ended
 _numbers = itertools.count()
 _SHORTLY = 50  # milliseconds that count as not waiting
 
@@ -115,20 +122,24 @@ class PostgresEngine(Engine):
             compiled = statement.compile(dialect=self._engine.dialect, compile_kwargs={"literal_binds": True})
             sql = self._compiled[statement] = str(compiled)
         with self._translated():
-            while True:
-                connection = self._engine.raw_connection()
-                try:
-                    row: Sequence[Any] | None = connection.cursor().execute(sql).fetchone()
-                except psycopg.OperationalError:
-                    # A server that was started again knows none of the pooled connections.
-                    if self._engine.pool.checkedin() == 0 or not connection.driver_connection.closed:
-                        raise
-                    connection.invalidate()
-                    self._engine.dispose()
-                else:
-                    return row
-                finally:
-                    connection.close()  # back into the pool
+            try:
+                return self._asked(sql)
+            except psycopg.OperationalError as error:
+                if error.sqlstate not in _GONE:
+                    raise
+                self._engine.dispose()  # a server that was started again knows none of the pooled connections
+                return self._asked(sql)
+
+    def _asked(self, sql: str) -> Sequence[Any] | None:
+        connection = self._engine.raw_connection()
+        try:
+            row: Sequence[Any] | None = connection.cursor().execute(sql).fetchone()
+        except psycopg.OperationalError:
+            connection.invalidate()
+            raise
+        finally:
+            connection.close()  # back into the pool
+        return row
 
     @contextmanager
     def trying(self) -> Iterator[Connection]:
@@ -166,7 +177,7 @@ class PostgresEngine(Engine):
         values = (ids, vectors, [escapes.json_in(d) for d in documents], digests, [self.text_in(t) for t in texts], blobs)
         connection.exec_driver_sql(_WRITE, (collection, revision, *values))
 
-    def pages(self, connection: Connection, query: Select[Any], size: int) -> Iterator[Sequence[Any]]:
+    def pages(self, connection: Connection, query: Select[Any], size: int) -> Generator[Sequence[Any]]:
         """See `Engine.pages`: by a cursor of the server's; the driver's own would fetch everything at once."""
         compiled = query.compile(dialect=self._engine.dialect)
         with _told(connection).connection.cursor(name=f"pages_{next(_numbers)}") as cursor:

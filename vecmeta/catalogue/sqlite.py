@@ -81,6 +81,14 @@ class SqliteEngine(Engine):
         """See `Engine.is_orphan`."""
         return "foreign key" in str(cause).lower()
 
+    def is_gone(self, connection: Connection) -> bool:  # noqa: ARG002
+        """See `Engine.is_gone`. A file does not go."""
+        return False
+
+    def is_foreign(self, names: set[str], ours: set[str]) -> bool:  # noqa: ARG002
+        """See `Engine.is_foreign`. A file with anything else in it is another program's."""
+        return bool(names)
+
     def upsert(self, table: Table) -> Insert:
         """See `Engine.upsert`."""
         return insert(table)

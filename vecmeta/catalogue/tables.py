@@ -30,7 +30,9 @@ from sqlalchemy.engine import Dialect
 from vecmeta.catalogue import escapes
 
 metadata = MetaData()
-Big = BigInteger().with_variant(Integer, "sqlite")  # 64 bits; SQLite gives numbers by itself to Integer alone, which is as wide there
+Big = BigInteger().with_variant(
+    Integer, "sqlite"
+)  # 64 bits; SQLite gives numbers by itself to Integer alone, which is as wide there
 
 
 def _ordered(length: int) -> String:
@@ -51,7 +53,6 @@ class Free(TypeDecorator[str]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
         """As it was given."""
         return value if value is None or dialect.name != "postgresql" else escapes.text_out(value)
-
 
 
 def _owner(primary_key: bool = False) -> Column[int]:

@@ -90,7 +90,9 @@ class TrafficStore:
         statement = statement.on_conflict_do_update(
             index_elements=["collection", "version"], set_={"searches": outcomes.c.searches + statement.excluded.searches}
         )
-        rows = [{"collection": self._id, "version": version, "searches": count} for version, count in sorted(counts.items()) if count]
+        rows = [
+            {"collection": self._id, "version": version, "searches": count} for version, count in sorted(counts.items()) if count
+        ]
         if rows:
             with self._engine.writing("traffic", self._id) as connection:
                 self._live(connection)

@@ -10,7 +10,23 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger, ColumnElement, Double, Numeric, Text, and_, case, cast, column, exists, false, func, literal, literal_column, not_, or_, select,
+    BigInteger,
+    ColumnElement,
+    Double,
+    Numeric,
+    Text,
+    and_,
+    case,
+    cast,
+    column,
+    exists,
+    false,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
     true,
 )  # fmt: skip
 from sqlalchemy.dialects.postgresql import JSON
@@ -42,11 +58,16 @@ def compiled(node: Node) -> ColumnElement[bool]:
         case Among(field, values):
             return _some(field, _equals(values))
         case Compare(field, order, value):
+            kind: str
+            element: ColumnElement[Any]
+            bound: ColumnElement[Any]
             if isinstance(value, str):
                 kind, element, bound = "string", _TEXT, literal(escapes.text_in(value), Text)
             else:
                 kind, element, bound = "number", _number(), literal(_told(value), Numeric)
-            comparison = {"$gt": element > bound, "$gte": element >= bound, "$lt": element < bound, "$lte": element <= bound}[order]
+            comparison = {"$gt": element > bound, "$gte": element >= bound, "$lt": element < bound, "$lte": element <= bound}[
+                order
+            ]
             return _some(field, _if(kind, comparison))
 
 
@@ -67,7 +88,7 @@ def _equals(values: tuple[Scalar, ...]) -> ColumnElement[bool]:
 
 def _if(kind: str, condition: ColumnElement[bool]) -> ColumnElement[bool]:
     # CASE, for the sides of an AND come in any order, and a text is no number.
-    return case((_KIND == kind, condition), else_=false())
+    return case((kind == _KIND, condition), else_=false())
 
 
 def _unpacked(values: list[str]) -> ColumnElement[str]:
@@ -79,7 +100,7 @@ def _told(value: int | float) -> Decimal:
 
     What decimal a float is written as says which float it is, not what its value is: from 10**16 on whole numbers lie between the two.
     """
-    if isinstance(value, float) and _EXACT <= abs(value) and -_INT64 <= value < _INT64:
+    if isinstance(value, float) and abs(value) >= _EXACT and -_INT64 <= value < _INT64:
         return Decimal(int(value))
     return Decimal(repr(value))
 
@@ -89,7 +110,10 @@ def _number() -> ColumnElement[Decimal]:
     number, double = _WRITTEN.cast(Numeric), _WRITTEN.cast(Double)
     return case(
         (func.abs(number) < _constant(_EXACT), number),
-        (and_(_WRITTEN.op("~")(literal_column("'^-?[0-9]+$'")), number.between(_constant(-_INT64), _constant(_INT64 - 1))), number),
+        (
+            and_(_WRITTEN.op("~")(literal_column("'^-?[0-9]+$'")), number.between(_constant(-_INT64), _constant(_INT64 - 1))),
+            number,
+        ),
         (func.abs(number) > _constant("1.7976931348623157e308"), number),  # than every float
         (and_(double >= _constant(-_INT64), double < _constant(_INT64)), double.cast(BigInteger).cast(Numeric)),
         else_=double.cast(Text).cast(Numeric),

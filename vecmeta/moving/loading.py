@@ -107,7 +107,9 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
             if not file.schema_arrow.equals(schema):
-                raise InvalidInput(f"{path} has the columns {file.schema_arrow.names}, and not those of an export of this vecmeta")
+                raise InvalidInput(
+                    f"{path} has the columns {file.schema_arrow.names}, and not those of an export of this vecmeta"
+                )
             for batch in file.iter_batches(PAGE):
                 if len(batch):
                     yield batch
@@ -120,7 +122,9 @@ def _items(batch: pa.RecordBatch, dim: int, path: Path) -> list[tuple[Any, ...]]
     vectors = np.ascontiguousarray(batch.column("vector").flatten().to_numpy(), dtype="<f4").reshape(-1, dim)
     lengths = np.linalg.norm(vectors, axis=1)
     if not (np.abs(lengths - 1) < UNIT).all():  # not for NaN either
-        raise StorageDamaged(f"{path}: the vector of {columns['id'][int(np.argmax(~(np.abs(lengths - 1) < UNIT)))]!r} has no length of 1")
+        raise StorageDamaged(
+            f"{path}: the vector of {columns['id'][int(np.argmax(~(np.abs(lengths - 1) < UNIT)))]!r} has no length of 1"
+        )
     intake.distinct(columns["id"])
     try:
         if not all(isinstance(about, dict) for about in from_json(f"[{','.join(columns['metadata'])}]")):
