@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format quality bench clean
+.PHONY: demo test lint format quality bench stack clean
 
 demo: .venv/installed  ## install, then run the main job on real input
 	$(BIN)/vecmeta demo
 
-test: .venv/installed-dev  ## install, then run all tests
+test: .venv/installed-dev .venv/postgres  ## install, then run all tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not quality"
+
+stack: .venv/installed-dev .venv/postgres  ## PostgreSQL, Milvus and the service as processes, without containers; until Ctrl-C
+	$(BIN)/python -m tests.stack --folder stack
 
 lint: .venv/installed-dev  ## ruff and mypy
 	$(BIN)/ruff check .
@@ -19,7 +22,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-quality: .venv/installed-dev  ## slow runs on real data sets; skipped where the data are absent
+quality: .venv/installed-dev .venv/postgres  ## slow runs on real data sets; skipped where the data are absent
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m quality -s
 
 clean:
@@ -33,4 +36,12 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# PostgreSQL's server, for the tests: from the system's packages where that is allowed; elsewhere those tests are skipped, and say so.
+.venv/postgres: .venv/installed-dev
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null \
+	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql \
+	    || echo "PostgreSQL could not be installed: its tests will be skipped"; fi
 	touch $@

@@ -28,6 +28,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (  # the first that fits
     (vm.StorageFull, 507),
     (vm.StorageBusy, 503),
     (vm.StorageReadOnly, 503),
+    (vm.StorageUnavailable, 503),
     (vm.IndexUnavailable, 503),
     (vm.EncoderUnavailable, 503),
     (Overloaded, 503),

@@ -15,8 +15,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="VECMETA_", frozen=True, extra="ignore")
 
-    data: str = "./vecmeta-data"  # the folder of the database
+    data: str = "./vecmeta-data"  # the folder of the database, or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE
     index: str = "faiss"
+    files: str | None = None  # the folder of the index files; None: as for `vecmeta.open`
     device: str = "auto"
 
     auth: bool = True  # False: no API keys, and only requests from this machine are answered

@@ -54,7 +54,7 @@ class Workers:
         while True:
             began = asyncio.get_running_loop().time()
             process = await asyncio.create_subprocess_exec(
-                *self._command(), stdin=asyncio.subprocess.PIPE, stdout=DEVNULL, env=_environment()
+                *self._command(), stdin=asyncio.subprocess.PIPE, stdout=DEVNULL, env=self._environment()
             )
             self._processes.add(process)
             with contextlib.suppress(OSError, AttributeError):
@@ -67,11 +67,14 @@ class Workers:
 
     def _command(self) -> list[str]:
         s = self._settings
-        shared = ["--data", s.data, "--index", s.index, "--device", s.device]
         # Its standard input is a pipe from here: when this process is gone, however that came, the worker ends as well.
-        return [sys.executable, "-m", "vecmeta", "worker", *shared, "--grace", str(s.grace), "--with-parent"]
+        return [sys.executable, "-m", "vecmeta", "worker", "--device", s.device, "--grace", str(s.grace), "--with-parent"]
 
+    def _environment(self) -> dict[str, str]:
+        """Where the database is, which may hold a password that a command line would show to everybody on the machine.
 
-def _environment() -> dict[str, str]:
-    """A core is left to the searches, unless OMP_NUM_THREADS says otherwise."""
-    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), **os.environ}
+        A core is left to the searches, unless OMP_NUM_THREADS says otherwise.
+        """
+        s = self._settings
+        where = {"VECMETA_DATA": s.data, "VECMETA_INDEX": s.index, "VECMETA_FILES": s.files or ""}
+        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), **os.environ, **where}

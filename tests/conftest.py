@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import vecmeta as vm
+from tests.postgres import QUICK, Postgres, running
 from vecmeta.types import Content, Vectors
 
 WORDS = ("red", "green", "blue", "cat", "dog", "car")
@@ -40,10 +41,38 @@ class WordCounter:
         return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
 
 
+# Modules whose tests run on SQLite and on PostgreSQL: all of those that use the fixture `db`.
+ON_BOTH = {"test_collection"}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "db" in metafunc.fixturenames and metafunc.module.__name__.rpartition(".")[2] in ON_BOTH:
+        metafunc.parametrize("db", ["sqlite", "postgres"], indirect=True)
+
+
 @pytest.fixture
-def db(tmp_path: Path) -> Iterator[vm.Database]:
-    with vm.open(tmp_path / "db", device="cpu") as database:
+def db(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[vm.Database]:
+    if getattr(request, "param", os.environ.get("VECMETA_TEST_DATABASE", "sqlite")) == "postgres":
+        url, files = request.getfixturevalue("postgres_url"), tmp_path / "files"
+    else:
+        url, files = str(tmp_path / "db"), None
+    with vm.open(url, device="cpu", files=files) as database:
         yield database
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server; starts with the first test that asks for it."""
+    with running(**QUICK) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty database; the folder for index files lies in the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with postgres.lent() as url:
+        yield url
 
 
 @pytest.fixture

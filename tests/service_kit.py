@@ -249,8 +249,9 @@ def free_port() -> int:
 
 @contextmanager
 def started(folder: Path, env: dict[str, str] | None = None, wait: bool = True, **options: Any) -> Iterator[Running]:
-    """The service as a process on the database in `folder`; in the end it is stopped, and nothing of it may be left."""
-    with vm.open(folder, device="cpu") as db:
+    """The service as a process on the database in `folder`, or on `data`; in the end it is stopped, and nothing of it may be left."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with vm.open(options.get("data", folder), device="cpu", files=options.get("files")) as db:
         secret, _ = db.keys.create("tests", ["admin"])
     port, log = free_port(), folder.parent / f"{folder.name}.log"
     given = {"port": port, "data": str(folder), "device": "cpu", "workers": 0, **options}

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 import vecmeta as vm
 from tests.conftest import Clusters
-from vecmeta.catalogue import engine
+from vecmeta.catalogue import sqlite
 from vecmeta.catalogue.jobs import ATTEMPTS, RUNNING, Claim
 from vecmeta.cli import program
 from vecmeta.jobs import MAX_DELAY
@@ -101,7 +101,7 @@ def reaches(db: vm.Database, id: str, *states: str) -> None:
 
 
 def command(db: vm.Database, *options: str) -> list[str]:
-    return [sys.executable, "-m", "vecmeta", "worker", "--data", str(db.folder), "--device", "cpu", *options]
+    return [sys.executable, "-m", "vecmeta", "worker", "--data", db.url, "--device", "cpu", *options]
 
 
 def asked(db: vm.Database, sql: str, *values: str) -> list[Any]:
@@ -161,7 +161,7 @@ def test_what_does_not_go_live_is_kept(db: vm.Database, c: vm.Collection, params
 def test_too_few_judgements_are_kept_and_need_no_encoder(db: vm.Database, toys: vm.Collection) -> None:
     toys.feedback([vm.Judgement("a", concept="red")])
     job = db.jobs.submit("toys")
-    with vm.open(db.folder, device="cpu") as other:  # which knows nothing of the encoder object
+    with vm.open(db.url, device="cpu") as other:  # which knows nothing of the encoder object
         run_due(other)
     ended = db.jobs.get(job.id)
     assert ended.state == "kept"
@@ -483,7 +483,7 @@ def test_a_cancelled_job_of_a_dead_worker_is_not_done_again(db: vm.Database, c: 
 def test_a_locked_database_costs_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(engine, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     with vm.open(tmp_path / "db", device="cpu") as db:
         small(db, "c")
         with working(db, lease=0.5):
@@ -548,11 +548,11 @@ def test_further_feedback_puts_it_off_but_not_for_ever(db: vm.Database, c: vm.Co
 
 def test_the_command_tells_each_job(db: vm.Database, c: vm.Collection) -> None:
     job = db.jobs.submit("c")
-    done = CliRunner().invoke(program, ["worker", "--data", str(db.folder), "--device", "cpu", "--once"])
+    done = CliRunner().invoke(program, ["worker", "--data", db.url, "--device", "cpu", "--once"])
     assert (done.exit_code, done.stdout) == (0, "")
     assert f"{job.id} adapt c: live, version 1: " in done.stderr
     second = db.jobs.submit("c", params=DRY)
-    done = CliRunner().invoke(program, ["worker", "--data", str(db.folder), "--device", "cpu", "--once", "--json"])
+    done = CliRunner().invoke(program, ["worker", "--data", db.url, "--device", "cpu", "--once", "--json"])
     told = json.loads(done.stdout)
     assert (told["id"], told["state"], told["params"], told["error"]) == (second.id, "kept", DRY, None)
     assert told["report"]["dry_run"] is True

@@ -73,7 +73,7 @@ def test_a_key_ends_when_it_says(db: vm.Database) -> None:
 def test_a_revoked_key_is_no_key(db: vm.Database, tmp_path: Path) -> None:
     secret, key = db.keys.create("lost")
     kept, _ = db.keys.create("kept")
-    with vm.open(db.folder) as other:  # another process's view of the same folder
+    with vm.open(db.url) as other:  # another process's view of the same folder
         assert other.keys.find(secret) is not None
         revoked = db.keys.revoke(key.id)
         assert other.keys.find(secret) is None

@@ -102,7 +102,7 @@ def test_reports_go_round_with_and_without_it() -> None:
 
 
 def test_the_command_shows_it(taught: vm.Collection, capsys: pytest.CaptureFixture[str], db: vm.Database) -> None:
-    command = [sys.executable, "-m", "vecmeta", "--data", str(db.folder), "--json", "adapt", "clusters", "--dry-run"]
+    command = [sys.executable, "-m", "vecmeta", "--data", db.url, "--json", "adapt", "clusters", "--dry-run"]
     given = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert given["cost"]["rows"] == 400
     render.show(*render.report_parts(vm.Report.from_dict(given)))

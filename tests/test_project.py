@@ -58,6 +58,8 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.searching", 3),
     ("vecmeta.writing", 3),
     ("vecmeta.collection", 3),
+    ("vecmeta.places", 3),
+    ("vecmeta.moving", 3),
     ("vecmeta.database", 3),
     ("vecmeta.client", 4),
     ("vecmeta.langchain", 4),

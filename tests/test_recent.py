@@ -40,7 +40,7 @@ def test_hits_are_the_callers_own(own: vm.Collection, clusters: Clusters) -> Non
 
 def test_writes_and_deletes_are_seen_at_once(own: vm.Collection, db: vm.Database, clusters: Clusters) -> None:
     id = clusters.ids[0]
-    with vm.open(db.folder, device="cpu") as elsewhere:  # another connection, as another process would have it
+    with vm.open(db.url, device="cpu") as elsewhere:  # another connection, as another process would have it
         other = elsewhere.collection("own")
         for round in range(5):
             assert own.search(clusters.x[0], 1)[0].id == id

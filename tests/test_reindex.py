@@ -104,7 +104,7 @@ def test_another_process_makes_it_anew_too(
     monkeypatch.setattr(reindex, "FLOOR", 1.1)
     assert linked.adapt().indexing == "rebuilding"
     linked.close()
-    with vm.open(db.folder, device="cpu") as other:
+    with vm.open(db.url, device="cpu") as other:
         c = other.collection("clusters")
         assert index_of(c).pending == 400
         c.settle()

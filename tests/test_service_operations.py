@@ -77,7 +77,7 @@ def test_readyz_503_while_an_index_is_opened(tmp_path: Path, monkeypatch: pytest
 def test_it_stays_ready_while_another_version_goes_live_elsewhere(service: Service) -> None:
     name = service.judged()
     until(lambda: service.client.get("/readyz").status_code == 200)
-    with vm.open(service.db.folder, device="cpu") as elsewhere:
+    with vm.open(service.db.url, device="cpu") as elsewhere:
         assert elsewhere.collection(name).adapt().version == 1
     assert good(service.client.get("/readyz"))["ready"] is True
     answer = good(service.client.post(f"/v1/collections/{name}/search", json={"id": SMALL.ids[0]}))

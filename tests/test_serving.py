@@ -53,7 +53,7 @@ class Gate:
 def pair(taught: vm.Collection, db: vm.Database, clusters: Clusters) -> Iterator[tuple[vm.Collection, vm.Collection]]:
     """The same collection twice, as two processes have it; version 1 is stored, 0 is live and was searched in both."""
     assert taught.adapt(activate=False).version == 1
-    with vm.open(db.folder, device="cpu") as again:
+    with vm.open(db.url, device="cpu") as again:
         other = again.collection("clusters")
         assert taught.search(clusters.x[0], 3).version == other.search(clusters.x[0], 3).version == 0
         yield taught, other
@@ -188,7 +188,7 @@ def test_not_ready_while_all_of_it_is_indexed(db: vm.Database, clusters: Cluster
     c = db.create("c", encoder="vectors", dim=clusters.dim)
     c.warm()
     assert c.ready
-    with vm.open(db.folder, device="cpu") as again:
+    with vm.open(db.url, device="cpu") as again:
         again.collection("c").add_vectors(clusters.ids, clusters.x)
     index = type(c._servings.scratch())
     add, seen = index.add, list[bool]()
@@ -250,7 +250,7 @@ store.load = lambda folder: time.sleep(0.5)
 assert mine.search(np.eye(48)[0], 3).version == 0
 print("end", flush=True)
 """
-    done = subprocess.run([sys.executable, "-c", code, str(db.folder)], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, db.url], capture_output=True, text=True, check=False, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("end\n", "", 0)
 
 
@@ -277,7 +277,7 @@ def test_another_process_adapts_and_activates_while_this_one_searches(
         return load(folder)
 
     monkeypatch.setattr(store, "load", slowly)
-    command = [sys.executable, "-c", SECOND, str(db.folder)]
+    command = [sys.executable, "-c", SECOND, db.url]
     taught.search(clusters.x[0], 5)
     done = threading.Event()
     answers: list[list[tuple[int, float, vm.Hits]]] = [[] for _ in range(3)]

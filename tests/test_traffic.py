@@ -55,7 +55,7 @@ def test_a_collection_never_adapts_by_itself_until_it_is_told_to(db: vm.Database
     assert toys.policy == Policy(5, 0.5)
     other = db.create("other", encoder="vectors", dim=3)
     assert other.policy == Policy()
-    with vm.open(db.folder, device="cpu") as again:
+    with vm.open(db.url, device="cpu") as again:
         assert again.collection("toys", encoder=WordCounter()).policy == Policy(5, 0.5)
     toys.set_policy(Policy())
     assert toys.policy == Policy()
@@ -191,7 +191,7 @@ def test_other_processes_learn_of_it_and_their_searches_do_not_wait(
     db: vm.Database, c: vm.Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(traffic, "RENEWED_AFTER", 0.05)
-    with vm.open(db.folder, device="cpu") as elsewhere:
+    with vm.open(db.url, device="cpu") as elsewhere:
         there = elsewhere.collection("toys", encoder=WordCounter())
         assert there.search("red cat").version == 0
         assert there.traffic.choose("user") is None
@@ -331,7 +331,7 @@ def test_the_longest_texts_and_largest_numbers_fit(c: vm.Collection) -> None:
 
 
 def test_threads_and_processes_count_together(db: vm.Database, c: vm.Collection) -> None:
-    with vm.open(db.folder, device="cpu") as elsewhere:
+    with vm.open(db.url, device="cpu") as elsewhere:
         both = [c.traffic, elsewhere.collection("toys", encoder=WordCounter()).traffic]
         new: list[bool] = []
 

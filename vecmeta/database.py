@@ -1,62 +1,74 @@
-"""A database: collections by name, in one folder."""
+"""A database: collections by name, in one folder or on a PostgreSQL server."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vecmeta.catalogue.catalogue import Catalogue
+from vecmeta import intake
 from vecmeta.collection import Collection
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
-from vecmeta.errors import EncoderMismatch, InvalidConfig, StorageError, StorageReadOnly
+from vecmeta.errors import EncoderMismatch, InvalidConfig
 from vecmeta.index import open_index
-from vecmeta.intake import collection_name
 from vecmeta.jobs import Jobs
 from vecmeta.keys import Keys
+from vecmeta.places import located, shown
+from vecmeta.types import Progress
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
 
 
-def open(url: str | os.PathLike[str] = "./vecmeta-data", *, index: str = "faiss", device: str = "auto") -> Database:
+def open(
+    url: str | os.PathLike[str] = "./vecmeta-data",
+    *,
+    index: str = "faiss",
+    device: str = "auto",
+    files: str | os.PathLike[str] | None = None,
+) -> Database:
     """Open a database, made if it is not there.
 
     Args:
-        url: a folder; it holds the SQLite database (the truth) and the index files (derived).
+        url: a folder; it holds the SQLite database (the truth) and the index files (derived). Or ``postgresql+psycopg://…``, an empty
+            database of a PostgreSQL server at first, which any number of processes and machines share.
         index: "faiss", or "exact" (brute force).
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
+        files: the folder of the index files. None: the database's own folder; for a URL one in this user's cache, by the database's
+            identity. They are derived: without them indexes are built again. Processes of one machine do well to share them.
 
     Raises:
         StorageReadOnly: the folder cannot be made or written.
+        StorageUnavailable: the server cannot be reached, or does not let this user in.
         StorageDamaged: the database is damaged, another program's, or a newer vecmeta's.
         InvalidConfig: an index, device or URL that this vecmeta does not know.
     """
-    return Database(url, index=index, device=device)
+    return Database(url, index=index, device=device, files=files)
 
 
 class Database:
-    """Collections by name. A context manager; safe to use from several threads, and the folder from several processes."""
+    """Collections by name. A context manager; safe to use from several threads, and the folder or server from several processes.
 
-    def __init__(self, url: str | os.PathLike[str], *, index: str = "faiss", device: str = "auto") -> None:
-        if "://" in os.fspath(url):
-            raise InvalidConfig(f"{os.fspath(url)!r}: this version keeps its databases in folders; give the path of one")
+    ``url`` opens the same database again; ``folder`` is where its index files are.
+    """
+
+    def __init__(
+        self,
+        url: str | os.PathLike[str],
+        *,
+        index: str = "faiss",
+        device: str = "auto",
+        files: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.url = os.fspath(url)
         if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise InvalidConfig(f"device is auto, cpu, cuda or mps, not {device!r}")
         open_index(index, 1).close()  # an unknown kind is an error now, not at the first search
-        self.folder = Path(url).expanduser()
         self._index, self._device = index, device
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (PermissionError, FileExistsError, NotADirectoryError) as error:
-            raise StorageReadOnly(f"the folder {self.folder} cannot be made: {error.strerror}") from error
-        except OSError as error:
-            raise StorageError(f"the folder {self.folder} cannot be made: {error.strerror}") from error
-        if not os.access(self.folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise StorageReadOnly(f"the folder {self.folder} cannot be written by this user")
-        self._catalogue = Catalogue(self.folder / "vecmeta.db")
+        self._catalogue, self.folder = located(self.url, files)
         self.jobs = Jobs(self._catalogue)  # long work, done by workers of any process
         self.keys = Keys(self._catalogue)  # who may do what over HTTP
         self._open: dict[str, Collection] = {}
@@ -76,7 +88,7 @@ class Database:
         """
         made = open_encoder(encoder, dim=dim, device=self._device)
         spec = encoder if isinstance(encoder, str) else CUSTOM
-        row = self._catalogue.create(collection_name(name), spec, made.name, made.dim)
+        row = self._catalogue.create(intake.collection_name(name), spec, made.name, made.dim)
         return self._opened(Collection(self._catalogue, row, made, self._index, self._device, self._files(row.id)))
 
     def collection(self, name: str, encoder: Encoder | None = None) -> Collection:
@@ -120,6 +132,53 @@ class Database:
             opened = Collection(self._catalogue, row, None, self._index, self._device, self._files(row.id))
         opened.forget()
 
+    def export_to(
+        self, folder: str | os.PathLike[str], names: Sequence[str] | None = None, *, progress: Progress | None = None
+    ) -> dict[str, int]:
+        """Write collections (None: all) with judgements and versions into a new folder of Parquet and safetensors files.
+
+        Each collection is one snapshot: what is written meanwhile is not in it. Memory does not grow with it.
+
+        Returns:
+            How many items each has.
+
+        Raises:
+            AlreadyExists: the folder is there.
+            CollectionNotFound.
+            StorageFull, StorageReadOnly, StorageError: it cannot be written; nothing of it stays.
+        """
+        from vecmeta import __version__, moving  # brings pyarrow
+
+        wanted = self.collections() if names is None else list(dict.fromkeys(intake.listed(names)))
+        return moving.save(self._catalogue, Path(folder).expanduser(), wanted, f"vecmeta {__version__}", progress)
+
+    def import_from(
+        self,
+        folder: str | os.PathLike[str],
+        names: Sequence[str] | None = None,
+        *,
+        rename: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, int]:
+        """Read collections (None: all) from what `export_to` wrote, from whichever database; each is there at once or not at all.
+
+        Args:
+            rename: other names, by those in the export.
+
+        Returns:
+            How many items each has, by its new name.
+
+        Raises:
+            InvalidInput: the folder is not an export, or one of a later vecmeta.
+            CollectionNotFound: the export has no such collection.
+            AlreadyExists, InvalidConfig: a name that is taken, or that is none.
+            StorageDamaged: a file is not as it was written.
+        """
+        from vecmeta import moving
+
+        wanted = None if names is None else list(dict.fromkeys(intake.listed(names)))
+        return moving.load(self._catalogue, Path(folder).expanduser(), wanted, rename or {}, progress)
+
     def close(self) -> None:
         """Write what index files lack and close; idempotent."""
         with self._lock:
@@ -135,7 +194,7 @@ class Database:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<vecmeta.Database {str(self.folder)!r}, index={self._index!r}>"
+        return f"<vecmeta.Database {shown(self.url)!r}, index={self._index!r}>"
 
     def _opened(self, collection: Collection) -> Collection:
         with self._lock:

@@ -22,6 +22,7 @@ VecmetaError
 │   ├── StorageReadOnly      the folder or database cannot be written
 │   ├── StorageFull          no space left while writing
 │   ├── StorageBusy          another process held the write lock for too long
+│   ├── StorageUnavailable   the database server does not answer
 │   └── StorageDamaged       the truth itself cannot be read
 ├── IndexUnavailable         a vector index cannot be opened or asked
 ├── Conflict                 somebody else changed the same thing first; try again
@@ -134,6 +135,10 @@ class StorageFull(StorageError):
 
 class StorageBusy(StorageError):
     """Another process held the write lock for too long."""
+
+
+class StorageUnavailable(StorageError):
+    """The database server cannot be reached; it is being stopped, started, or is somewhere else."""
 
 
 class StorageDamaged(StorageError):

@@ -15,13 +15,22 @@ from types import TracebackType
 from typing import Literal, Self
 
 from vecmeta.catalogue.jobs import Claim, JobStore
-from vecmeta.catalogue.moments import now
 from vecmeta.database import Database
-from vecmeta.errors import Cancelled, InvalidConfig, JobNotFound, StorageBusy, StorageError, StorageFull, VecmetaError
+from vecmeta.errors import (
+    Cancelled,
+    InvalidConfig,
+    JobNotFound,
+    StorageBusy,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+    VecmetaError,
+)
 from vecmeta.types import Job, JobState, Report
 
 IDLE = 0.15  # seconds between looks for work
 TICK = 0.2  # seconds between looks at what became of the job in hand, and between two tellings of its progress
+PASSING = (StorageBusy, StorageFull, StorageUnavailable)  # what is better in a while
 TRIES = 3  # to write an outcome while the database is locked or full
 _STATES: dict[str, JobState] = {  # stages of an adaptation, and of a fine-tuning
     "reading": "encoding",
@@ -61,12 +70,12 @@ class Worker:
             told: called with each job that this worker has let go of, finished or put back.
 
         Raises:
-            StorageError: the database cannot be used; not while it is busy or its disk is full, that is waited for.
+            StorageError: the database cannot be used; not while it is busy, away or its disk is full, that is waited for.
         """
         while not stop.is_set():
             try:
                 claim, idle = self._next()
-            except (StorageBusy, StorageFull) as error:
+            except PASSING as error:
                 _log.warning("worker %s: %s; trying again", self.name, error)
                 stop.wait(1.0)
                 continue
@@ -79,7 +88,7 @@ class Worker:
 
     def _next(self) -> tuple[Claim | None, bool]:
         """A job to run; and, without one, whether nothing is to be expected soon."""
-        alive = now() - timedelta(seconds=self._lease)
+        alive = self._store.now() - timedelta(seconds=self._lease)
         due, silent = self._store.look(alive)
         if silent and time.monotonic() - self._looked >= self._lease / 5:  # the time in which a living one would have said so
             self._suspects = self._store.recover(alive, self._suspects)
@@ -99,6 +108,9 @@ class Worker:
             state = "live" if report.decision == "promoted" and wet else "kept"
         except Cancelled:
             state = "queued" if pulse.why == "stop" else "cancelled"
+        except StorageUnavailable as problem:  # nothing against the job: when the server is back, somebody does it
+            _log.warning("job %s: %s; it is put back", claim.id, problem)
+            state = "queued"
         except VecmetaError as problem:
             error = problem.code, str(problem)
         except Exception as problem:
@@ -127,7 +139,7 @@ class Worker:
                 if state == "queued":
                     return self._store.put_back(claim)
                 return self._store.finish(claim, state, report, error)
-            except (StorageBusy, StorageFull) as problem:
+            except PASSING as problem:
                 _log.warning("the outcome of job %s cannot be written (try %d of %d): %s", claim.id, attempt, TRIES, problem)
                 time.sleep(attempt / 2)
         return False  # without signs of life it is found as interrupted, and done again: the same judgements, the same version

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import URL, delete, insert, select
 from sqlalchemy.exc import IntegrityError
 
+from vecmeta.catalogue import transfer
 from vecmeta.catalogue.encoders import EncoderStore
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.items import ItemStore
@@ -16,8 +20,10 @@ from vecmeta.catalogue.jobs import JobStore
 from vecmeta.catalogue.judgements import JudgementLog
 from vecmeta.catalogue.keys import KeyStore
 from vecmeta.catalogue.migrations import migrate
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.policies import PolicyStore
-from vecmeta.catalogue.tables import collections
+from vecmeta.catalogue.sqlite import SqliteEngine
+from vecmeta.catalogue.tables import collections, identity
 from vecmeta.catalogue.traffic import TrafficStore
 from vecmeta.catalogue.versions import VersionStore
 from vecmeta.errors import AlreadyExists, CollectionNotFound
@@ -36,13 +42,13 @@ class CollectionRow:
 
 
 class Catalogue:
-    """One database.
+    """One database: a SQLite file, or one of a PostgreSQL server (``postgresql+psycopg://…``).
 
     Raises (from every method): the StorageError family, see `vecmeta.catalogue.engine`.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._engine = Engine(file)
+    def __init__(self, where: Path | URL) -> None:
+        self._engine = _engine(where)
         try:
             migrate(self._engine)
         except BaseException:
@@ -53,10 +59,21 @@ class Catalogue:
         """Close the connections; idempotent."""
         self._engine.close()
 
+    @property
+    def identity(self) -> str:
+        """A name that no other database has, hexadecimal."""
+        with self._engine.reading() as connection:
+            return str(connection.execute(select(identity.c.id)).scalar_one())
+
+    @property
+    def where(self) -> str:
+        """The database for people, without a password."""
+        return self._engine.where
+
     def create(self, name: str, spec: str, encoder: str, dim: int) -> CollectionRow:
         """A new, empty collection. Raises AlreadyExists."""
         values = {"name": name, "spec": spec, "encoder": encoder, "dim": dim, "created": datetime.now(UTC)}
-        with self._engine.writing() as connection:
+        with self._engine.writing("collections") as connection:
             try:
                 connection.execute(insert(collections).values(**values))
             except IntegrityError:
@@ -74,7 +91,7 @@ class Catalogue:
             names = self.names()
             known = ", ".join(names[:10]) + (", …" if len(names) > 10 else "") if names else "none yet"
             raise CollectionNotFound(f"there is no collection {name!r}; known: {known}")
-        return CollectionRow(*row[:-1], created=row.created.replace(tzinfo=UTC))
+        return CollectionRow(*row[:-1], created=aware(row.created))
 
     def names(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -84,7 +101,7 @@ class Catalogue:
     def drop(self, name: str) -> CollectionRow:
         """Delete a collection and all that belongs to it. Raises CollectionNotFound."""
         row = self.collection(name)
-        with self._engine.writing() as connection:
+        with self._engine.writing("collections") as connection:
             connection.execute(delete(collections).where(collections.c.id == row.id))
         return row
 
@@ -112,6 +129,14 @@ class Catalogue:
         """When a collection adapts by itself."""
         return PolicyStore(self._engine, row.id, row.name)
 
+    def source(self, row: CollectionRow) -> AbstractContextManager[transfer.Source]:
+        """All of a collection from one snapshot, to move it elsewhere."""
+        return transfer.source(self._engine, row.id)
+
+    def target(self, about: Mapping[str, Any]) -> AbstractContextManager[transfer.Target]:
+        """A new collection that comes from elsewhere; `about` has the names of `transfer.ABOUT`. Raises AlreadyExists."""
+        return transfer.target(self._engine, about)
+
     def jobs(self) -> JobStore:
         """Long work on all collections."""
         return JobStore(self._engine)
@@ -119,3 +144,11 @@ class Catalogue:
     def keys(self) -> KeyStore:
         """The API keys."""
         return KeyStore(self._engine)
+
+
+def _engine(where: Path | URL) -> Engine:
+    if isinstance(where, Path):
+        return SqliteEngine(where)
+    from vecmeta.catalogue.postgres import PostgresEngine  # brings the driver, which is an extra
+
+    return PostgresEngine(where)

@@ -116,16 +116,21 @@ class Columns:
         if len(rows) > most:
             return False
         removed = _keys(connection, select(tombstones.c.key).where(*newer[1]))
-        return table.update(revision, removed, _first(rows), _parsed(rows))
+        return table.update(revision, removed, _first(rows), self._parsed(rows))
 
     def _built(self, connection: Connection, revision: int, wanted: set[str]) -> Table:
         mine = items.c.collection == self._id
         keys = np.sort(_keys(connection, select(items.c.key).where(mine)))
         table = Table(keys, revision, wanted, lambda: next(self._stamps))
-        for rows in _rows(connection, select(items.c.key, items.c.metadata).where(mine)):
-            table.fill(_first(rows), _parsed(rows))
+        for rows in self._engine.pages(connection, select(items.c.key, items.c.metadata).where(mine), PAGE):
+            table.fill(_first(rows), self._parsed(rows))
         table.finish()
         return table
+
+    def _parsed(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        text = self._engine.json_out(f"[{','.join(row[1] for row in rows)}]")  # at once: a call costs more than a row
+        documents: list[dict[str, Any]] = from_json(text)
+        return documents
 
 
 def _rows(connection: Connection, query: Select[Any]) -> Iterator[Sequence[Any]]:
@@ -141,11 +146,6 @@ def _keys(connection: Connection, query: Select[Any]) -> Keys:
 
 def _first(rows: Sequence[Any]) -> Keys:
     return np.fromiter((row[0] for row in rows), np.int64, len(rows))
-
-
-def _parsed(rows: Sequence[Any]) -> list[dict[str, Any]]:
-    documents: list[dict[str, Any]] = from_json(f"[{','.join(row[1] for row in rows)}]")  # at once: a call costs more than a row
-    return documents
 
 
 def _fields(node: Node) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import and_, delete, insert, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import encoders, encodings, items, queries, query_encodings, version_encoders
 from vecmeta.errors import EncoderUnavailable
 from vecmeta.types import Vectors
@@ -49,7 +49,7 @@ class EncoderStore:
     def put(self, name: str, folder: str, about: Mapping[str, Any]) -> int:
         """Store an encoder and return its number; one of the same name is there already under its number."""
         c = encoders.c
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             number = connection.scalar(select(c.number).where(c.collection == self._id, c.name == name))
             if number is None:
                 row = {"name": name, "folder": folder, "about": dict(about), "created": datetime.now(UTC)}
@@ -65,7 +65,7 @@ class EncoderStore:
             row = connection.execute(query).one_or_none()
         if row is None:
             raise EncoderUnavailable(f"the collection {self._name!r} has no encoder {number}")
-        return EncoderRow(*row[:-1], created=row.created.replace(tzinfo=UTC))
+        return EncoderRow(*row[:-1], created=aware(row.created))
 
     def names(self) -> dict[int, str]:
         """The names of the encoders of versions, by version; a version of the collection's own encoder is not among them."""
@@ -77,7 +77,7 @@ class EncoderStore:
     def remove_unused(self) -> None:
         """Forget encoders, with all that they made, that no version is of."""
         used = select(version_encoders.c.encoder).where(version_encoders.c.collection == self._id)
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             connection.execute(delete(encoders).where(encoders.c.collection == self._id, encoders.c.number.not_in(used)))
 
     # -- items ---------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,10 @@ class EncoderStore:
         with self._engine.reading() as connection:
             for start in range(0, len(keys), _IN):
                 query = select(c.key, c.id, c.digest, c.text, c.blob).where(c.key.in_(keys[start : start + _IN]))
-                found += (Stored(r[0], r[1], r[2], r[3] if r[4] is None else r[4]) for r in connection.execute(query))
+                found += (
+                    Stored(r[0], r[1], r[2], self._engine.text_out(r[3]) if r[4] is None else r[4])
+                    for r in connection.execute(query)
+                )
         return found
 
     def keep(self, number: int, contents: Sequence[Stored], vectors: Vectors) -> None:
@@ -110,7 +113,7 @@ class EncoderStore:
             {"key": c.key, "encoder": number, "digest": c.digest, "vector": v.tobytes()}
             for c, v in zip(contents, vectors, strict=True)
         ]
-        with self._engine.writing() as connection:
+        with self._engine.writing("encodings", self._id) as connection:
             there: dict[int, bytes] = {}
             for start in range(0, len(rows), _IN):
                 part = [c.key for c in contents[start : start + _IN]]
@@ -118,7 +121,7 @@ class EncoderStore:
                 there.update((row[0], row[1]) for row in connection.execute(query))
             rows = [row for row in rows if there.get(int(row["key"])) == row["digest"]]
             if rows:
-                statement = upsert(encodings)
+                statement = self._engine.upsert(encodings)
                 fresh = {name: statement.excluded[name] for name in ("digest", "vector")}
                 connection.execute(statement.on_conflict_do_update(index_elements=["key", "encoder"], set_=fresh), rows)
 
@@ -145,8 +148,8 @@ class EncoderStore:
     def keep_queries(self, number: int, rows: Sequence[int], vectors: Vectors) -> None:
         """Store vectors (n, dim) of queries."""
         values = [{"query": row, "encoder": number, "vector": v.tobytes()} for row, v in zip(rows, vectors, strict=True)]
-        with self._engine.writing() as connection:
-            connection.execute(upsert(query_encodings).on_conflict_do_nothing(), values)
+        with self._engine.writing("encodings", self._id) as connection:
+            connection.execute(self._engine.upsert(query_encodings).on_conflict_do_nothing(), values)
 
     def vectors(self, blobs: Sequence[bytes]) -> Vectors:
         """(n, dim) float32 of stored vectors."""

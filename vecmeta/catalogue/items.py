@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from pydantic_core import from_json  # as json.loads, whole numbers of any length included, in a third of the time
 from sqlalchemy import Connection, delete, func, insert, literal, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.recent import RecentRows, StoredRow
 from vecmeta.catalogue.tables import collections, items, tombstones
-from vecmeta.catalogue.where_sql import compiled
 from vecmeta.errors import CollectionNotFound
 from vecmeta.types import Item, Keys, Matching, Vectors
 from vecmeta.where import Node
 
 T = TypeVar("T")
-_WRITTEN = ["collection", "revision", "id", "vector", "metadata", "digest", "text", "blob"]  # in the order of the table
 _IN = 500  # values in one IN (…)
 _PAGE = 1024  # rows of a streamed read: 1.5 MB of vectors at 384 dimensions
 
@@ -71,22 +68,17 @@ class ItemStore:
     def write(self, rows: Iterable[Row]) -> int:
         """Insert or replace by id, in one transaction, rows drawn as they are needed; returns how many."""
         written = 0
-        with self._engine.writing() as connection:
+        with self._engine.writing("items", self._id) as connection:
             revision = self._next_revision(connection)
-            statement = upsert(items)
-            replaced = {c: statement.excluded[c] for c in _WRITTEN if c not in ("collection", "id")}
-            statement = statement.on_conflict_do_update(index_elements=["collection", "id"], set_=replaced)
-            # Compiled once and handed to the driver: going through the statement for each row would cost as much as SQLite itself.
-            sql = str(statement.compile(dialect=connection.dialect, column_keys=_WRITTEN))
             for chunk in _chunks(rows, _PAGE):
-                values = [(self._id, revision, row.id, row.vector, row.metadata, row.digest, row.text, row.blob) for row in chunk]
-                connection.exec_driver_sql(sql, values)
+                values = [(row.id, row.vector, row.metadata, row.digest, row.text, row.blob) for row in chunk]
+                self._engine.write_items(connection, self._id, revision, values)
                 written += len(chunk)
         return written
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete the items that are there, leaving tombstones for the indexes; returns how many."""
-        with self._engine.writing() as connection:
+        with self._engine.writing("items", self._id) as connection:
             keys = [key for key, _ in self._by_id(connection, ids, items.c.key)]
             if keys:
                 revision = self._next_revision(connection)
@@ -111,13 +103,13 @@ class ItemStore:
         """Digest, vector and metadata of the items that are there."""
         with self._engine.reading() as connection:
             rows = self._by_id(connection, ids, items.c.id, items.c.digest, items.c.vector, items.c.metadata)
-            return {row[0]: Known(*row[1:-1]) for row in rows}
+            return {id: Known(digest, vector, self._engine.json_out(about)) for id, digest, vector, about, _ in rows}
 
     def get(self, ids: Sequence[str]) -> dict[str, Item]:
         """The items that are there, by id."""
         with self._engine.reading() as connection:
             rows = self._by_id(connection, ids, items.c.id, items.c.metadata, items.c.text, items.c.blob)
-            return {row[0]: _item(*row[:-1]) for row in rows}
+            return {row[0]: self._item(*row[:-1]) for row in rows}
 
     def base_vectors(self, ids: Sequence[str]) -> dict[str, Vectors]:
         """The (dim,) base vectors of the items that are there, by id."""
@@ -139,7 +131,7 @@ class ItemStore:
         if after is not None:
             query = query.where(items.c.id > after)
         with self._engine.reading() as connection:
-            return [_item(*row) for row in connection.execute(query.order_by(items.c.id).limit(limit))]
+            return [self._item(*row) for row in connection.execute(query.order_by(items.c.id).limit(limit))]
 
     def count(self, where: Node | None = None) -> int:
         """How many items match."""
@@ -187,11 +179,9 @@ class ItemStore:
                 graves = (tombstones.c.collection == self._id, tombstones.c.revision > since)
                 removed = np.fromiter(connection.scalars(select(tombstones.c.key).where(*graves)), dtype=np.int64)
             changed = connection.scalar(select(func.count()).select_from(items).where(*newer)) or 0
-            rows = connection.execution_options(yield_per=_PAGE).execute(
-                select(c.key, c.vector).where(*newer).order_by(c.revision, c.key)
-            )
-            yield Changes(revision, removed, changed, self._pages(rows.partitions()))
-            rows.close()
+            query = select(c.key, c.vector).where(*newer).order_by(c.revision, c.key)
+            with closing(self._engine.pages(connection, query, _PAGE)) as rows:
+                yield Changes(revision, removed, changed, self._pages(rows))
 
     def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[tuple[Keys, Vectors]]:
         for rows in partitions:
@@ -200,7 +190,7 @@ class ItemStore:
 
     def _which(self, where: Node | None) -> list[Any]:
         mine = items.c.collection == self._id
-        return [mine] if where is None else [mine, compiled(where)]
+        return [mine] if where is None else [mine, self._engine.condition(where)]
 
     def _by_id(self, connection: Connection, ids: Sequence[str], *columns: Any) -> Iterator[Any]:
         """Rows of `columns` (and a last one that is always 1, so that one column is still a tuple) of the ids that are there."""
@@ -208,9 +198,9 @@ class ItemStore:
             query = select(*columns, literal(1)).where(items.c.collection == self._id, items.c.id.in_(chunk))
             yield from connection.execute(query)
 
-
-def _item(id: str, metadata: str, text: str | None, blob: bytes | None) -> Item:
-    return Item(id, text if blob is None else blob, from_json(metadata))
+    def _item(self, id: str, metadata: str, text: str | None, blob: bytes | None) -> Item:
+        content = self._engine.text_out(text) if blob is None else blob
+        return Item(id, content, from_json(self._engine.json_out(metadata)))
 
 
 def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:

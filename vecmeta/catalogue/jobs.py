@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, and_, exists, func, insert, no
 from sqlalchemy.exc import IntegrityError
 
 from vecmeta.catalogue.engine import Engine
-from vecmeta.catalogue.moments import aware, now
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import collections, jobs, judgements, policies
 from vecmeta.errors import CollectionNotFound, JobNotFound
 from vecmeta.types import Job, JobState, Policy, Report
@@ -46,6 +46,10 @@ class JobStore:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
+    def now(self) -> datetime:
+        """This moment by the clock that all workers of the database go by."""
+        return self._engine.now()
+
     # -- asking for work -----------------------------------------------------------------------------------------------------
 
     def submit(
@@ -59,35 +63,35 @@ class JobStore:
         Raises:
             CollectionNotFound: the collection has just been dropped.
         """
-        moment = now()
+        moment = self.now()
         due = moment + timedelta(seconds=delay)
-        with self._engine.writing() as connection:
+        with self._engine.writing("jobs") as connection:
             query = select(_j.seq, _j.params, _j.due, _j.created).order_by(_j.seq)
             queued = query.where(_j.collection == collection, _j.kind == kind, _j.state == "queued")
             for seq, known, stored_due, created in connection.execute(queued):
                 if alike(known) == alike(params):
-                    before = _told(stored_due)
+                    before = aware(stored_due)
                     if delay <= 0 or before <= moment:  # somebody wants it now: a later request that can wait changes nothing
                         due = min(before, moment)
                     else:
-                        due = due if longest is None else min(due, _told(created) + timedelta(seconds=longest))
+                        due = due if longest is None else min(due, aware(created) + timedelta(seconds=longest))
                         due = max(before, due)
                     connection.execute(update(jobs).where(_j.seq == seq).values(joined=_j.joined + 1, due=due))
-                    return _one(connection, _j.seq == seq)
+                    return _one(connection, _j.seq == seq, self.now())
             values = {"id": secrets.token_hex(16), "collection": collection, "kind": kind, "params": dict(params)}
             try:
                 connection.execute(insert(jobs).values(**values, state="queued", created=moment, due=due))
             except IntegrityError:
                 raise CollectionNotFound("the collection has been dropped") from None
-            return _one(connection, _j.id == values["id"])
+            return _one(connection, _j.id == values["id"], self.now())
 
     def cancel(self, id: str) -> Job:
         """Cancel what is queued, ask what runs to stop, leave what is finished. Raises JobNotFound."""
-        with self._engine.writing() as connection:
-            end = {"state": "cancelled", "finished": now(), "cancel": True}
+        with self._engine.writing("jobs") as connection:
+            end = {"state": "cancelled", "finished": self.now(), "cancel": True}
             if not connection.execute(update(jobs).where(_j.id == id, _j.state == "queued").values(**end)).rowcount:
                 connection.execute(update(jobs).where(_j.id == id, _j.state.in_(RUNNING)).values(cancel=True))
-            return _one(connection, _j.id == id, id)
+            return _one(connection, _j.id == id, self.now(), id)
 
     def unheard(self, collection: int) -> tuple[Policy, int] | None:
         """When a collection adapts by itself, and the judgements since the last adaptation that was taken; None: it does not.
@@ -110,7 +114,7 @@ class JobStore:
     def get(self, id: str) -> Job:
         """One job. Raises JobNotFound."""
         with self._engine.reading() as connection:
-            return _one(connection, _j.id == id, id)
+            return _one(connection, _j.id == id, self.now(), id)
 
     def list(self, collection: int | None, states: Sequence[str] | None, limit: int, before: str | None) -> list[Job]:
         """Newest first. Raises JobNotFound for an unknown `before`."""
@@ -123,7 +127,7 @@ class JobStore:
             if before is not None:
                 seq = connection.scalar(select(_j.seq).where(_j.id == before))
                 query = query.where(_j.seq < (seq if seq is not None else _missing(before)))
-            return [_job(connection, row) for row in connection.execute(query).all()]
+            return [_job(connection, row, self.now()) for row in connection.execute(query).all()]
 
     def counts(self) -> dict[tuple[str, str], int]:
         """How many jobs there are, by (kind, state)."""
@@ -136,13 +140,13 @@ class JobStore:
     def look(self, alive: datetime) -> tuple[bool, bool]:
         """Whether a job can be taken, and whether one runs whose worker gave no sign of life since `alive`. Cheap."""
         with self._engine.reading() as connection:
-            row = connection.execute(select(exists(_takeable(now())), exists(select(_j.seq).where(_silent(alive))))).one()
+            row = connection.execute(select(exists(_takeable(self.now())), exists(select(_j.seq).where(_silent(alive))))).one()
             return bool(row[0]), bool(row[1])
 
     def claim(self, worker: str) -> Claim | None:
         """Take the oldest job that is due and whose collection has none running."""
-        moment = now()
-        with self._engine.writing() as connection:
+        moment = self.now()
+        with self._engine.writing("jobs") as connection:
             row = connection.execute(_takeable(moment).order_by(_j.seq).limit(1)).one_or_none()
             if row is None:
                 return None
@@ -159,22 +163,24 @@ class JobStore:
 
     def beat(self, claim: Claim, state: JobState, done: int, total: int) -> bool | None:
         """A sign of life with the progress so far; returns as `asked`."""
-        values = {"state": state, "done": done, "total": total, "heartbeat": now()}
-        with self._engine.writing() as connection:
+        values = {"state": state, "done": done, "total": total, "heartbeat": self.now()}
+        with self._engine.writing("jobs") as connection:
             cancel: bool | None = connection.scalar(update(jobs).where(_held(claim)).values(**values).returning(_j.cancel))
         return cancel
 
     def finish(self, claim: Claim, state: JobState, report: Report | None = None, error: tuple[str, str] | None = None) -> bool:
         """What came of it; False if it is not this worker's any more."""
         told = None if error is None else {"error": error[0], "detail": error[1]}
-        values = {"state": state, "report": None if report is None else report.to_dict(), "error": told, "finished": now()}
-        with self._engine.writing() as connection:
+        values = {"state": state, "report": None if report is None else report.to_dict(), "error": told, "finished": self.now()}
+        with self._engine.writing("jobs") as connection:
             return bool(connection.execute(update(jobs).where(_held(claim)).values(**values)).rowcount)
 
     def put_back(self, claim: Claim) -> bool:
         """Back into the queue, where any worker finds it, or cancelled if it was to be; False as `finish`."""
-        with self._engine.writing() as connection:
-            return _requeue(connection, _held(claim), attempts=claim.attempt - 1)  # an orderly stop is nothing against the job
+        with self._engine.writing("jobs") as connection:
+            return _requeue(
+                connection, _held(claim), self.now(), attempts=claim.attempt - 1
+            )  # an orderly stop is nothing against the job
 
     def recover(self, alive: datetime, suspects: Mapping[str, datetime]) -> dict[str, datetime]:
         """Queue again the running jobs that gave no sign of life since `alive`, or fail those that were tried ATTEMPTS times.
@@ -186,17 +192,17 @@ class JobStore:
             The suspects for the next look, id -> last sign of life.
         """
         again: dict[str, datetime] = {}
-        with self._engine.writing() as connection:
+        with self._engine.writing("jobs") as connection:
             for seq, id, heartbeat, attempts in connection.execute(
                 select(_j.seq, _j.id, _j.heartbeat, _j.attempts).where(_silent(alive))
             ).all():
                 if suspects.get(id) != heartbeat:
                     again[id] = heartbeat
                 elif attempts < ATTEMPTS:
-                    _requeue(connection, _j.seq == seq)
+                    _requeue(connection, _j.seq == seq, self.now())
                 else:
                     detail = f"{attempts} workers that ran it were killed or lost; it is not tried again"
-                    end = {"state": "failed", "finished": now(), "error": {"error": "interrupted", "detail": detail}}
+                    end = {"state": "failed", "finished": self.now(), "error": {"error": "interrupted", "detail": detail}}
                     connection.execute(update(jobs).where(_j.seq == seq).values(**end))
         return again
 
@@ -225,8 +231,8 @@ def _held(claim: Claim) -> ColumnElement[bool]:
     return and_(_j.id == claim.id, _j.worker == claim.worker, _j.attempts == claim.attempt, _j.state.in_(RUNNING))
 
 
-def _requeue(connection: Connection, which: ColumnElement[bool], **values: Any) -> bool:
-    cancelled = update(jobs).where(which, _j.cancel).values(state="cancelled", finished=now())
+def _requeue(connection: Connection, which: ColumnElement[bool], moment: datetime, **values: Any) -> bool:
+    cancelled = update(jobs).where(which, _j.cancel).values(state="cancelled", finished=moment)
     fresh = {"state": "queued", "worker": None, "heartbeat": None, "started": None, "judgements": None, "done": 0, "total": 0}
     queued = update(jobs).where(which, not_(_j.cancel)).values(**fresh, **values)
     return bool(connection.execute(cancelled).rowcount + connection.execute(queued).rowcount)
@@ -237,16 +243,16 @@ def _log_length(connection: Connection, collection: int) -> int:
     return connection.scalar(query) or 0
 
 
-def _one(connection: Connection, which: ColumnElement[bool], id: str = "") -> Job:
+def _one(connection: Connection, which: ColumnElement[bool], moment: datetime, id: str = "") -> Job:
     row = connection.execute(_FULL.where(which)).one_or_none()
-    return _job(connection, row) if row is not None else _missing(id)
+    return _job(connection, row, moment) if row is not None else _missing(id)
 
 
 def _missing(id: str) -> NoReturn:
     raise JobNotFound(f"there is no job {id!r}")
 
 
-def _job(connection: Connection, row: Any) -> Job:
+def _job(connection: Connection, row: Any, moment: datetime) -> Job:
     return Job(
         id=row.id,
         collection=row.name,
@@ -255,19 +261,19 @@ def _job(connection: Connection, row: Any) -> Job:
         state=row.state,
         done=row.done,
         total=row.total,
-        eta=None if row.state in FINISHED else _eta(connection, row),
+        eta=None if row.state in FINISHED else _eta(connection, row, moment),
         attempts=row.attempts,
         joined=row.joined,
         report=None if row.report is None else Report.from_dict(row.report),
         error=None if row.error is None else (row.error["error"], row.error["detail"]),
-        created=_told(row.created),
-        due=_told(row.due),
+        created=aware(row.created),
+        due=aware(row.due),
         started=aware(row.started),
         finished=aware(row.finished),
     )
 
 
-def _eta(connection: Connection, row: Any) -> float | None:
+def _eta(connection: Connection, row: Any, moment: datetime) -> float | None:
     """Seconds to the job's end if it goes as the last one of its kind on this collection went."""
     whole = and_(_j.state.in_(("live", "kept")), _j.report["decision"].as_string() != "insufficient")
     alike = and_(_j.collection == row.collection, _j.kind == row.kind, whole)
@@ -276,15 +282,12 @@ def _eta(connection: Connection, row: Any) -> float | None:
         return None
     seconds = [float(last["seconds"].get(stage, 0.0)) for stage in _STAGES.values()]
     if row.state == "queued":
-        return max(0.0, (_told(row.due) - now()).total_seconds()) + sum(seconds)
+        due: datetime = aware(row.due)
+        return max(0.0, (due - moment).total_seconds()) + sum(seconds)
     place = RUNNING.index(row.state)
     if row.total:
         left: float = seconds[place] * (1 - row.done / row.total)
     else:
-        elapsed = (now() - _told(row.started)).total_seconds() - sum(seconds[:place])
+        elapsed = (moment - aware(row.started)).total_seconds() - sum(seconds[:place])
         left = seconds[place] - max(0.0, elapsed)
     return max(0.0, left) + sum(seconds[place + 1 :])
-
-
-def _told(stored: datetime) -> datetime:
-    return cast(datetime, aware(stored))

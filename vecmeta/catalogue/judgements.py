@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import func, insert, select
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import judgements, queries
 from vecmeta.types import Id, Judgement, Query, Understood, Vectors
 
@@ -73,7 +74,7 @@ class JudgementLog:
     def append(self, entries: Sequence[Entry]) -> Understood:
         """Write a batch, all or nothing. A judgement that repeats the latest word, and that user's own, is not written again."""
         counts = {"new": 0, "duplicate": 0, "contradicting": 0}
-        with self._engine.writing() as connection:
+        with self._engine.writing("log", self._id) as connection:
             rows = connection.execute(select(queries.c.digest, queries.c.id).where(queries.c.collection == self._id))
             asked: dict[bytes, int] = {row.digest: row.id for row in rows}
             words = self._words(connection.execute)
@@ -160,7 +161,7 @@ class JudgementLog:
         with self._engine.reading() as connection:
             rows = connection.execute(select(*columns).where(c.collection == self._id).order_by(c.seq)).all()
         return [
-            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user, time.replace(tzinfo=UTC))
+            Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user, aware(time))
             for item, concept, query, score, user, time in rows
         ]
 

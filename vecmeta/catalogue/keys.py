@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from typing import Any, cast
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Row, insert, or_, select, update
 
-from vecmeta.catalogue.engine import BUSY_SECONDS, Engine
-from vecmeta.catalogue.moments import aware, now
+from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import keys
 from vecmeta.errors import KeyNotFound, StorageError
 from vecmeta.types import Key, Scope
@@ -29,8 +29,15 @@ class KeyStore:
         self, id: str, name: str, digest: bytes, scopes: Sequence[Scope], names: Sequence[str] | None, expires: datetime | None
     ) -> Key:
         """Store a key; `digest` is the SHA-256 of its secret."""
-        values = {"id": id, "name": name, "hash": digest, "scopes": list(scopes), "expires": expires, "created": now()}
-        with self._engine.writing() as connection:
+        values = {
+            "id": id,
+            "name": name,
+            "hash": digest,
+            "scopes": list(scopes),
+            "expires": expires,
+            "created": datetime.now(UTC),
+        }
+        with self._engine.writing("keys") as connection:
             connection.execute(insert(keys).values(**values, collections=None if names is None else list(names)))
         return self.get(id)[0]
 
@@ -49,23 +56,16 @@ class KeyStore:
 
     def revoke(self, id: str) -> Key:
         """Revoke a key; the first time counts. Raises KeyNotFound."""
-        with self._engine.writing() as connection:
-            connection.execute(update(keys).where(_k.id == id, _k.revoked.is_(None)).values(revoked=now()))
+        with self._engine.writing("keys") as connection:
+            connection.execute(update(keys).where(_k.id == id, _k.revoked.is_(None)).values(revoked=datetime.now(UTC)))
         return self.get(id)[0]
 
     def used(self, id: str) -> None:
         """Note that a key is used now, to a minute. Somebody else's write is not waited for: the next use notes it."""
-        moment = now()
+        moment = datetime.now(UTC)
         stale = or_(_k.used.is_(None), _k.used < moment - USED_EVERY)
-        with (
-            suppress(StorageError),
-            self._engine.reading() as connection,
-        ):  # begins without the write lock, and takes it if it is free
-            connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-            try:
-                connection.execute(update(keys).where(_k.id == id, stale).values(used=moment))
-            finally:
-                connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+        with suppress(StorageError), self._engine.trying() as connection:
+            connection.execute(update(keys).where(_k.id == id, stale).values(used=moment))
 
 
 def _key(row: Row[Any]) -> Key:
@@ -74,7 +74,7 @@ def _key(row: Row[Any]) -> Key:
         name=row.name,
         scopes=tuple(row.scopes),
         collections=None if row.collections is None else tuple(row.collections),
-        created=cast(datetime, aware(row.created)),
+        created=aware(row.created),
         expires=aware(row.expires),
         revoked=aware(row.revoked),
         used=aware(row.used),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -35,7 +36,13 @@ def encoder_tables(connection: Connection) -> None:
     tables.metadata.create_all(connection, tables.THIRD)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables, encoder_tables)
+def identity_of_database(connection: Connection) -> None:
+    """A name that no other database has."""
+    tables.metadata.create_all(connection, tables.FOURTH)
+    connection.execute(insert(tables.identity).values(id=secrets.token_hex(16), created=datetime.now(UTC)))
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables, encoder_tables, identity_of_database)
 
 
 def migrate(engine: Engine, migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS) -> int:
@@ -50,13 +57,16 @@ def migrate(engine: Engine, migrations: tuple[Callable[[Connection], None], ...]
             f"{engine.where} has schema {number}, this vecmeta knows {len(migrations)}: it was made by a newer version; upgrade vecmeta"
         )
     while number < len(migrations):
-        with engine.writing() as connection:
+        with engine.writing("schema") as connection:
             applied.create(connection, checkfirst=True)
             # Another process may have been faster: what counts is what stands there under the write lock.
             number = connection.scalar(select(func.coalesce(func.max(applied.c.number), 0))) or 0
             if number < len(migrations):
                 step = migrations[number]
                 step(connection)
+                if number == 0:
+                    for statement in engine.prepared():
+                        connection.exec_driver_sql(statement)
                 connection.execute(insert(applied).values(number=number + 1, name=step.__name__, time=datetime.now(UTC)))
                 number += 1
     return number
@@ -66,7 +76,7 @@ def _last(engine: Engine) -> int:
     with engine.reading() as connection:
         names = set(inspect(connection).get_table_names())
         if applied.name not in names:
-            if names:
+            if engine.is_foreign(names, {table.name for table in tables.metadata.tables.values()}):
                 raise StorageDamaged(f"{engine.where} is another program's database (its tables: {', '.join(sorted(names)[:5])})")
             return 0
         return connection.scalar(select(func.coalesce(func.max(applied.c.number), 0))) or 0

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import overload
 
 
-def now() -> datetime:
-    """This moment, as it is written."""
-    return datetime.now(UTC)
-
-
+@overload
+def aware(stored: datetime) -> datetime: ...
+@overload
+def aware(stored: None) -> None: ...
+@overload
+def aware(stored: datetime | None) -> datetime | None: ...
 def aware(stored: datetime | None) -> datetime | None:
     """A stored time with its zone."""
-    return None if stored is None else stored.replace(tzinfo=UTC)
+    if stored is None:
+        return None
+    return stored.replace(tzinfo=UTC) if stored.tzinfo is None else stored.astimezone(UTC)

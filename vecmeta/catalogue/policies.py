@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.tables import collections, policies
@@ -30,8 +29,8 @@ class PolicyStore:
     def set(self, policy: Policy) -> None:
         """Replace the policy. Raises CollectionNotFound."""
         values = {"auto_adapt": policy.auto_adapt, "debounce": policy.debounce}
-        statement = upsert(policies).values(collection=self._id, **values)
-        with self._engine.writing() as connection:
+        statement = self._engine.upsert(policies).values(collection=self._id, **values)
+        with self._engine.writing("policy", self._id) as connection:
             if connection.scalar(select(collections.c.id).where(collections.c.id == self._id)) is None:
                 raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
             connection.execute(statement.on_conflict_do_update(index_elements=["collection"], set_=values))

@@ -83,9 +83,11 @@ class RecentRows:
         """The rows, and a revision that none of them is older than."""
         found: dict[int, StoredRow] = {}
         oldest: int | None = None
+        text_out, json_out = self._engine.text_out, self._engine.json_out
         for start in range(0, len(keys), AT_ONCE):
             rows = self._engine.among(self._by_key, keys[start : start + AT_ONCE])
-            found |= {row[0]: row[2:] for row in rows}
+            for key, _, id, metadata, text, blob in rows:
+                found[key] = id, json_out(metadata), text_out(text), blob
             if rows:
                 oldest = rows[0][1] if oldest is None else min(oldest, rows[0][1])
         return found, oldest or 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -21,10 +22,37 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
+from sqlalchemy.engine import Dialect
+
+from vecmeta.catalogue import escapes
 
 metadata = MetaData()
+Big = BigInteger().with_variant(
+    Integer, "sqlite"
+)  # 64 bits; SQLite gives numbers by itself to Integer alone, which is as wide there
+
+
+def _ordered(length: int) -> String:
+    """A text that is sorted by code points, as SQLite does, whatever the language of the database."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
+class Free(TypeDecorator[str]):
+    """A text of any characters; PostgreSQL's know no NUL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """As it is written."""
+        return value if value is None or dialect.name != "postgresql" else escapes.text_in(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """As it was given."""
+        return value if value is None or dialect.name != "postgresql" else escapes.text_out(value)
 
 
 def _owner(primary_key: bool = False) -> Column[int]:
@@ -36,13 +64,13 @@ collections = Table(
     "collections",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
+    Column("name", _ordered(255), nullable=False, unique=True),
     Column("spec", String(1024), nullable=False),  # what open_encoder() is given: "text", "hf:ORG/MODEL", …
     Column("encoder", String(255), nullable=False),  # the encoder's name with the hash of its weights
     Column("dim", Integer, nullable=False),
-    Column("revision", Integer, nullable=False, default=0),
+    Column("revision", Big, nullable=False, default=0),
     Column("live", Integer, nullable=False, default=0),  # the live head version
-    Column("activation", Integer),  # the row of `activations` that made it live; what the swap compares and sets
+    Column("activation", Big),  # the row of `activations` that made it live; what the swap compares and sets
     Column("created", DateTime(timezone=True), nullable=False),
     sqlite_autoincrement=True,
 )
@@ -50,10 +78,10 @@ collections = Table(
 items = Table(
     "items",
     metadata,
-    Column("key", Integer, primary_key=True),  # int64, never reused
+    Column("key", Big, primary_key=True),  # int64, never reused
     _owner(),
-    Column("revision", Integer, nullable=False),
-    Column("id", String(512), nullable=False),
+    Column("revision", Big, nullable=False),
+    Column("id", _ordered(512), nullable=False),
     Column(
         "vector", LargeBinary, nullable=False
     ),  # (dim,) float32, little endian, unit length; before the content: read most often
@@ -70,8 +98,8 @@ tombstones = Table(
     "tombstones",
     metadata,
     _owner(primary_key=True),
-    Column("key", Integer, primary_key=True),
-    Column("revision", Integer, nullable=False),
+    Column("key", Big, primary_key=True),
+    Column("revision", Big, nullable=False),
     Index("tombstones_by_revision", "collection", "revision"),
 )
 
@@ -82,7 +110,7 @@ queries = Table(
     _owner(),
     Column("digest", LargeBinary, nullable=False),  # SHA-256 of kind and content
     Column("kind", String(8), nullable=False),  # text | image | vector | item
-    Column("text", Text),  # the text, or the item's id
+    Column("text", Free),  # the text, or the item's id
     Column("blob", LargeBinary),
     Column("vector", LargeBinary),  # base vector; None for kind "item", whose vector is the item's own
     UniqueConstraint("collection", "digest"),
@@ -92,13 +120,13 @@ queries = Table(
 judgements = Table(
     "judgements",
     metadata,
-    Column("seq", Integer, primary_key=True),  # the log's order
+    Column("seq", Big, primary_key=True),  # the log's order
     _owner(),
     Column("item", String(512), nullable=False),
-    Column("concept", Text),
+    Column("concept", Free),
     Column("query", Integer, ForeignKey("queries.id")),
     Column("score", Float, nullable=False),
-    Column("user", Text),
+    Column("user", Free),
     Column("time", DateTime(timezone=True), nullable=False),
     Index("judgements_by_collection", "collection", "seq"),
     sqlite_autoincrement=True,
@@ -124,10 +152,10 @@ versions = Table(
 activations = Table(
     "activations",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", Big, primary_key=True),
     _owner(),
     Column("version", Integer, nullable=False),
-    Column("parent", Integer),  # the activation that a rollback returns to; None: version 0
+    Column("parent", Big),  # the activation that a rollback returns to; None: version 0
     Column("why", String(16), nullable=False),  # adapt | activate | rollback
     Column("time", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["parent"], ["activations.seq"]),
@@ -148,7 +176,7 @@ policies = Table(
 jobs = Table(
     "jobs",
     metadata,
-    Column("seq", Integer, primary_key=True),
+    Column("seq", Big, primary_key=True),
     Column("id", String(32), nullable=False, unique=True),  # random, hexadecimal
     _owner(),
     Column("kind", String(16), nullable=False),  # adapt
@@ -156,8 +184,8 @@ jobs = Table(
     Column(
         "state", String(16), nullable=False
     ),  # queued | encoding | adapting | evaluating | building | ready | live | kept | failed | cancelled
-    Column("done", Integer, nullable=False, default=0),  # of `total`, within the state
-    Column("total", Integer, nullable=False, default=0),
+    Column("done", Big, nullable=False, default=0),  # of `total`, within the state
+    Column("total", Big, nullable=False, default=0),
     Column("cancel", Boolean, nullable=False, default=False),  # somebody asked for it to stop
     Column("attempts", Integer, nullable=False, default=0),  # how often a worker has taken it
     Column("joined", Integer, nullable=False, default=0),  # later requests that it serves as well
@@ -203,7 +231,7 @@ outcomes = Table(
     metadata,
     _owner(primary_key=True),
     Column("version", Integer, primary_key=True),
-    Column("searches", Integer, nullable=False, default=0),
+    Column("searches", Big, nullable=False, default=0),
 )
 
 clicks = Table(
@@ -245,7 +273,7 @@ version_encoders = Table(
 encodings = Table(  # base vectors under encoders other than the collection's own, whose vectors stand with the items
     "encodings",
     metadata,
-    Column("key", Integer, ForeignKey("items.key", ondelete="CASCADE"), primary_key=True),
+    Column("key", Big, ForeignKey("items.key", ondelete="CASCADE"), primary_key=True),
     Column("encoder", Integer, ForeignKey("encoders.number", ondelete="CASCADE"), primary_key=True),
     Column("digest", LargeBinary, nullable=False),  # of the content that was encoded: an item with another one is encoded again
     Column("vector", LargeBinary, nullable=False),  # (dim,) float32
@@ -259,6 +287,16 @@ query_encodings = Table(
     Column("vector", LargeBinary, nullable=False),
 )
 
-THIRD = (encoders, version_encoders, encodings, query_encodings)
+# -- fourth migration: which database this is ---------------------------------------------------------------------------------------
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("id", String(32), primary_key=True),  # random, hexadecimal: index files lie in a folder of this name
+    Column("created", DateTime(timezone=True), nullable=False),
+)
+
 SECOND = (policies, jobs, keys, splits, outcomes, clicks)
-FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD))
+THIRD = (encoders, version_encoders, encodings, query_encodings)
+FOURTH = (identity,)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND + THIRD + FOURTH)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, delete, exists, func, or_, select
-from sqlalchemy.dialects.sqlite import insert as upsert
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import activations, clicks, collections, outcomes, splits, versions
 from vecmeta.errors import CollectionNotFound, InvalidConfig, VersionNotFound
 from vecmeta.types import Split
@@ -50,27 +50,27 @@ class TrafficStore:
 
         The same version with another share goes on as the same split.
         """
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             if version == self._live(connection):
                 raise InvalidConfig(f"version {version} of {self._name!r} is live already: it answers every search")
             v = versions.c
             if version and connection.scalar(select(v.number).where(v.collection == self._id, v.number == version)) is None:
                 raise VersionNotFound(f"{self._name!r} has no version {version}")
             before = self._read_split(connection)
-            started = before.started if before is not None and before.version == version else datetime.now(UTC)
+            started = before.started if before is not None and before.version == version else self._engine.now()
             values = {"version": version, "percent": percent, "started": started}
-            statement = upsert(splits).values(collection=self._id, **values)
+            statement = self._engine.upsert(splits).values(collection=self._id, **values)
             connection.execute(statement.on_conflict_do_update(index_elements=["collection"], set_=values))
         return Split(version, percent, started)
 
     def stop(self) -> None:
         """The live version answers all searches again."""
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             connection.execute(delete(splits).where(splits.c.collection == self._id))
 
     def _read_split(self, connection: Connection) -> Split | None:
         row = connection.execute(self._split).one_or_none()
-        return None if row is None else Split(row.version, row.percent, row.started.replace(tzinfo=UTC))
+        return None if row is None else Split(row.version, row.percent, aware(row.started))
 
     def previous(self) -> int | None:
         """The version that a rollback would make live now; None when there is nothing to roll back."""
@@ -86,23 +86,26 @@ class TrafficStore:
 
     def searched(self, counts: Mapping[int, int]) -> None:
         """Add to the counters of answers, by version."""
-        statement = upsert(outcomes)
+        statement = self._engine.upsert(outcomes)
         statement = statement.on_conflict_do_update(
             index_elements=["collection", "version"], set_={"searches": outcomes.c.searches + statement.excluded.searches}
         )
-        rows = [{"collection": self._id, "version": version, "searches": count} for version, count in counts.items() if count]
+        rows = [
+            {"collection": self._id, "version": version, "searches": count} for version, count in sorted(counts.items()) if count
+        ]
         if rows:
-            with self._engine.writing() as connection:
+            with self._engine.writing("traffic", self._id) as connection:
                 self._live(connection)
                 connection.execute(statement, rows)
 
     def clicked(self, search: str, version: int, item: str, rank: int | None) -> bool:
         """Store a click; False when that item of that answer was clicked before."""
         values = {"search": search, "version": version, "item": item, "rank": rank, "time": datetime.now(UTC)}
-        statement = upsert(clicks).values(collection=self._id, **values).on_conflict_do_nothing()
-        with self._engine.writing() as connection:
+        statement = self._engine.upsert(clicks).values(collection=self._id, **values)
+        with self._engine.writing("traffic", self._id) as connection:
             self._live(connection)
-            return connection.execute(statement).rowcount == 1
+            done = connection.execute(statement.on_conflict_do_nothing().returning(clicks.c.item))
+            return done.first() is not None
 
     def tallies(self) -> dict[int, Tally]:
         """What was counted, by version ascending."""
@@ -118,7 +121,10 @@ class TrafficStore:
         figures = select(a.version, func.count(), func.sum(a.clicks), func.avg(1.0 / a.rank)).group_by(a.version)
         with self._engine.reading() as connection:
             counted = {row.version: row.searches for row in connection.execute(counters)}
-            clicked = {version: rest for version, *rest in connection.execute(figures)}
+            clicked = {
+                version: (answers, int(clicks), None if rank is None else float(rank))  # PostgreSQL's sums are decimals
+                for version, answers, clicks, rank in connection.execute(figures)
+            }
         return {
             version: Tally(counted.get(version, 0), *clicked.get(version, ()))
             for version in sorted(counted.keys() | clicked.keys())

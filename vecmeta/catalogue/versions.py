@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import activations, collections, splits, version_encoders, versions
 from vecmeta.errors import CollectionNotFound, Conflict, VersionNotFound
 
@@ -98,7 +99,7 @@ class VersionStore:
         """
         values = {**row, "head": head, "created": datetime.now(UTC)}
         mine = versions.c.collection == self._id
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             number = connection.scalar(select(versions.c.number).where(mine, versions.c.inputs == inputs))
             if number is None:
                 number = (connection.scalar(select(func.max(versions.c.number)).where(mine)) or 0) + 1
@@ -112,7 +113,7 @@ class VersionStore:
 
     def remove(self, number: int) -> None:
         """Forget a version that never went live."""
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             if self._read_state(connection).live != number:
                 connection.execute(delete(versions).where(*self._is(number)))
                 # Numbers are given again: a share left behind would send searches to another version.
@@ -125,7 +126,7 @@ class VersionStore:
             VersionNotFound: no such version.
             Conflict: another version went live since ``expected`` was read.
         """
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             state = self._read_state(connection)
             if number == state.live:
                 return state
@@ -137,7 +138,7 @@ class VersionStore:
 
     def rollback(self) -> State:
         """Make live what was live before; repeated, it goes further back, down to version 0. Raises VersionNotFound at the bottom."""
-        with self._engine.writing() as connection:
+        with self._engine.writing("versions", self._id) as connection:
             state = self._read_state(connection)
             if state.activation is None:
                 raise VersionNotFound(f"{self._name!r} has no earlier version to roll back to: version 0 is live")
@@ -149,7 +150,7 @@ class VersionStore:
             return self._swap(connection, row.version, row.parent, "rollback")
 
     def _swap(self, connection: Connection, number: int, parent: int | None, why: str) -> State:
-        entry = {"collection": self._id, "version": number, "parent": parent, "why": why, "time": datetime.now(UTC)}
+        entry = {"collection": self._id, "version": number, "parent": parent, "why": why, "time": self._engine.now()}
         key = connection.execute(insert(activations).values(**entry)).inserted_primary_key
         bottom = number == 0 and parent is None
         seq = None if bottom or key is None else key[0]
@@ -166,4 +167,4 @@ class VersionStore:
 
 def _version(row: Any) -> VersionRow:
     found = VersionRow(*row)
-    return replace(found, created=found.created.replace(tzinfo=UTC))
+    return replace(found, created=aware(found.created))

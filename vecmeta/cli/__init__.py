@@ -20,10 +20,11 @@ from vecmeta.cli import (
     lab,
     look,
     meta_train,
+    move,
     serve,
     teach,
 )
-from vecmeta.cli.app import Data, Device, GreedyCommand, Index, Json, shared, verb
+from vecmeta.cli.app import Data, Device, Files, GreedyCommand, Index, Json, shared, verb
 
 program = typer.Typer(
     name="vecmeta",
@@ -51,11 +52,12 @@ def _program(
     ] = False,
     data: Data = None,
     index: Index = None,
+    files: Files = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
     """Options before the verb."""
-    shared(context).take(data=data, index=index, device=device, json=json)
+    shared(context).take(data=data, index=index, files=files, device=device, json=json)
 
 
 for _panel, _group in {
@@ -69,6 +71,8 @@ for _panel, _group in {
         data.delete,
         data.items,
         data.count,
+        move.export,
+        move.import_,
     ),
     "Search": (look.search, look.recommend, look.embed),
     "Teach": (
@@ -87,7 +91,7 @@ for _panel, _group in {
         _greedy = (
             GreedyCommand if _command in (look.recommend, teach.feedback, meta_train.meta_train, finetune.finetune) else None
         )
-        program.command(_command.__name__.replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
+        program.command(_command.__name__.strip("_").replace("_", "-"), cls=_greedy, rich_help_panel=_panel)(verb(_command))
 
 _bench = typer.Typer(help="Measure on your own machine.", no_args_is_help=True)
 for _measure in (

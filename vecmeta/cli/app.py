@@ -37,7 +37,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR_OR_URL",
-        help="Folder of the database. Default: $VECMETA_DATA or ./vecmeta-data.",
+        help="Folder of the database, or postgresql+psycopg://… Default: $VECMETA_DATA or ./vecmeta-data.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -46,6 +46,15 @@ Index = Annotated[
     typer.Option("--index", help="faiss, or exact (brute force). Default: faiss.", rich_help_panel=_PANEL),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps. Default: auto.", rich_help_panel=_PANEL)]
+Files = Annotated[
+    str | None,
+    typer.Option(
+        "--files",
+        metavar="DIR",
+        help="Folder of the index files. Default: $VECMETA_FILES, or the database's folder, or for a URL one in the user's cache.",
+        rich_help_panel=_PANEL,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.", rich_help_panel=_PANEL)]
 
 
@@ -54,13 +63,15 @@ class Shared:
     """The shared options of one call."""
 
     data: str = field(default_factory=lambda: os.environ.get("VECMETA_DATA") or "./vecmeta-data")
-    index: str = "faiss"
+    index: str = field(default_factory=lambda: os.environ.get("VECMETA_INDEX") or "faiss")
+    files: str | None = field(default_factory=lambda: os.environ.get("VECMETA_FILES") or None)
     device: str = "auto"
     json: bool = False
 
-    def take(self, *, data: str | None, index: str | None, device: str | None, json: bool) -> None:
+    def take(self, *, data: str | None, index: str | None, files: str | None, device: str | None, json: bool) -> None:
         """Keep what was given, on this side of the verb."""
         self.data = data or self.data
+        self.files = files or self.files
         self.index = index or self.index
         self.device = device or self.device
         self.json = json or self.json
@@ -75,6 +86,7 @@ def shared(context: typer.Context) -> Shared:
 _SHARED: dict[str, tuple[Any, Any]] = {
     "data": (Data, None),
     "index": (Index, None),
+    "files": (Files, None),
     "device": (Device, None),
     "json": (Json, False),
 }
@@ -160,7 +172,7 @@ def opened(context: typer.Context) -> Iterator[Database]:
     import vecmeta  # late: --help needs none of it
 
     options = shared(context)
-    with vecmeta.open(options.data, index=options.index, device=options.device) as database:
+    with vecmeta.open(options.data, index=options.index, device=options.device, files=options.files) as database:
         yield database
 
 

@@ -51,7 +51,7 @@ def serve(
     # The service builds upon vecmeta, never the other way round: it makes itself known as an entry point.
     for entry in entry_points(group="vecmeta.serve"):
         about = shared(context)
-        entry.load()(host, port, data=about.data, index=about.index, device=about.device, **options)
+        entry.load()(host, port, data=about.data, index=about.index, files=about.files, device=about.device, **options)
         return
     raise InvalidConfig("the package `service` is not installed: pip install vecmeta")
 
@@ -80,7 +80,7 @@ def worker(
         if not once:
             threading.Thread(target=_import_early, daemon=True).start()
         runner = Worker(db)
-        note(f"worker {runner.name} on {shared(context).data}" + ("" if once else "; Ctrl-C ends it"))
+        note(f"worker {runner.name} on {db}" + ("" if once else "; Ctrl-C ends it"))
 
         def told(job: Job) -> None:
             note(_job_line(job))

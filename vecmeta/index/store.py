@@ -71,7 +71,7 @@ def save(index: VectorIndex, folder: Path, revision: int, **extra: Any) -> None:
         raise InvalidConfig(f"revision must be a whole number from 0 up, not {revision!r}")
     temporary = folder / f".tmp-{secrets.token_hex(6)}"
     final = folder / f"r{revision}-{time.time_ns():016x}-{secrets.token_hex(3)}"
-    with _translated(f"cannot save the index in {folder}"):
+    with translated(f"cannot save the index in {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             temporary.mkdir()
@@ -98,7 +98,7 @@ def load(folder: Path) -> tuple[VectorIndex, Manifest] | None:
 
     Damaged ones are deleted with an IndexDamagedWarning, and the next is tried. Raises StorageError when the folder cannot be read.
     """
-    with _translated(f"cannot load the index from {folder}"):
+    with translated(f"cannot load the index from {folder}"):
         _sweep(folder)
         tried: set[Path] = set()
         while True:  # listed anew each time: another process may have put a newer one in place of what we were reading
@@ -203,7 +203,7 @@ def _sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def _translated(doing: str) -> Iterator[None]:
+def translated(doing: str) -> Iterator[None]:
     """Errors of the operating system and of faiss, as vecmeta's. The one place for it."""
     try:
         yield

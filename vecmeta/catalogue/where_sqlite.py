@@ -1,4 +1,4 @@
-"""Filters compiled to SQL over the JSON text of a row's metadata (SQLite's JSON functions)."""
+"""Filters compiled to SQLite's JSON functions over the JSON text of a row's metadata."""
 
 from __future__ import annotations
 

@@ -1,0 +1,265 @@
+"""Several services over one PostgreSQL: each follows the others, none mixes versions, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vecmeta as vm
+from tests.conftest import Clusters
+from tests.postgres import Postgres, running
+from tests.service_kit import Running, good, started, until
+
+SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
+NAME = "c"
+HERE = f"/v1/collections/{NAME}"
+
+
+def filled(url: str, files: Path) -> None:
+    """A collection with enough judgements for an adaptation."""
+    with vm.open(url, device="cpu", files=files) as db:
+        c = db.create(NAME, encoder="vectors", dim=SMALL.dim)
+        c.add_vectors(SMALL.ids, SMALL.x)
+        c.feedback(SMALL.judgements(range(4), 4))
+
+
+@dataclass
+class Searcher:
+    """A thread that searches one replica without a pause to speak of."""
+
+    replica: Running
+    seed: int
+    answers: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)  # when, for which row, what
+    errors: list[object] = field(default_factory=list)
+
+    def run(self, done: threading.Event) -> None:
+        rng = np.random.default_rng(self.seed)
+        while not done.is_set():
+            row = int(rng.integers(len(SMALL.x)))
+            try:
+                answer = self.replica.ask("POST", f"{HERE}/search", {"vector": SMALL.x[row].tolist(), "k": 5})
+                if answer.status_code == 200:
+                    self.answers.append((time.monotonic(), row, answer.json()))
+                else:
+                    self.errors.append(answer.text)
+            except (OSError, AssertionError) as error:
+                self.errors.append(error)
+            time.sleep(0.01)
+
+
+@contextmanager
+def searching(*replicas: Running) -> Iterator[list[Searcher]]:
+    """A thread for each."""
+    done = threading.Event()
+    searchers = [Searcher(replica, seed) for seed, replica in enumerate(replicas)]
+    threads = [threading.Thread(target=searcher.run, args=(done,)) for searcher in searchers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield searchers
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join(60)
+
+
+def of_one_version(c: vm.Collection, row: int, answer: dict[str, Any]) -> None:
+    """An answer has the scores that its version gives."""
+    z = c.embed(SMALL.x, version=answer["version"])
+    for hit in answer["hits"]:
+        if hit["id"] in SMALL.ids:
+            assert abs(hit["score"] - float(z[row] @ z[SMALL.ids.index(hit["id"])])) < 1e-5
+
+
+def live(replica: Running) -> int:
+    """The version that answers a search."""
+    number: int = good(replica.ask("POST", f"{HERE}/search", {"vector": SMALL.x[0].tolist(), "k": 1}))["version"]
+    return number
+
+
+def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> None:
+    filled(postgres_url, tmp_path / "a")
+    given: dict[str, Any] = {"data": postgres_url, "workers": 1}
+    with (
+        started(tmp_path / "one", files=str(tmp_path / "a"), **given) as one,
+        started(tmp_path / "two", files=str(tmp_path / "b"), **given) as two,  # as on another machine: no files in common
+        vm.open(postgres_url, device="cpu", files=tmp_path / "c") as db,
+    ):
+        assert [live(replica) for replica in (one, two)] == [0, 0]
+        with searching(one, two) as searchers:
+            asked = [replica.ask("POST", f"{HERE}/adapt", {"seed": 7}) for replica in (one, two)]
+            ids = [answer.json()["id"] for answer in asked]
+            assert len(set(ids)) == 1 or [db.jobs.get(id).attempts for id in ids] == [
+                1,
+                1,
+            ]  # the same wish: one job does for both
+            version = 0
+            for step, replica in enumerate((one, two)):
+                ended = db.jobs.wait(good(replica.ask("POST", f"{HERE}/adapt", {"seed": step, "strength": 0.5}), 202)["id"], 120)
+                assert ended.error is None
+                assert ended.report is not None
+                version = ended.report.version or 0
+                good(replica.ask("POST", f"{HERE}/versions/{version}/activate"))
+                assert live(replica) == version
+                other = two if replica is one else one
+                until(lambda: live(other) == version)  # noqa: B023
+                good(other.ask("PUT", f"{HERE}/items", {"items": [{"id": f"late{step}", "vector": (-SMALL.x[step]).tolist()}]}))
+                found = good(replica.ask("POST", f"{HERE}/search", {"vector": (-SMALL.x[step]).tolist(), "k": 1}))
+                assert found["hits"][0]["id"] == f"late{step}"  # written by the one, found by the other at once
+            good(one.ask("POST", f"{HERE}/rollback"))
+            back = db.collection(NAME).live
+            assert back != version
+            until(lambda: live(two) == back)
+        c = db.collection(NAME)
+        for searcher in searchers:
+            assert searcher.errors == []
+            assert len({answer["version"] for _, _, answer in searcher.answers}) > 2
+            for _, row, answer in searcher.answers[:: max(1, len(searcher.answers) // 60)]:
+                of_one_version(c, row, answer)
+        jobs = sorted((job.started, job.finished) for job in db.jobs.list() if job.started)
+        assert all(before[1] <= after[0] for before, after in pairwise(jobs))  # type: ignore[operator]
+
+
+# -- killed ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Client:
+    """Somebody who keeps on adding, judging and adapting, and remembers what was acknowledged."""
+
+    replica: Running
+    rng: np.random.Generator
+    number: int = 0
+    items: list[str] = field(default_factory=list)
+    judged: int = 0
+    jobs: list[str] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, body: Any) -> Any:
+        """An answer, or None when it did not come."""
+        try:
+            answer = self.replica.ask(method, path, body, timeout=20)
+        except (OSError, AssertionError):  # cut off
+            return None
+        return answer.json() if answer.status_code < 300 else None
+
+    def step(self) -> None:
+        self.number += 1
+        name = f"late{self.number}"
+        if (
+            self.ask("PUT", f"{HERE}/items", {"items": [{"id": name, "vector": self.rng.normal(size=SMALL.dim).tolist()}]})
+            is not None
+        ):
+            self.items.append(name)
+        row = int(self.rng.integers(len(SMALL.x)))
+        judgement = {"item": SMALL.ids[row], "concept": f"concept {SMALL.label[row]}", "user": name}
+        if self.ask("POST", f"{HERE}/feedback", {"judgements": [judgement]}) is not None:
+            self.judged += 1
+
+    def adapt(self) -> None:
+        job = self.ask("POST", f"{HERE}/adapt", {"seed": self.number, "strength": 0.5})
+        if job is not None:
+            self.jobs.append(job["id"])
+
+
+def agrees(url: str, files: Path, client: Client) -> None:
+    """Nothing acknowledged is lost, and what is live can be searched and is what the catalogue says."""
+    with vm.open(url, device="cpu", files=files) as db:
+        c = db.collection(NAME)
+        assert {item.id for item in c.get(client.items)} == set(client.items)
+        assert sum(j.user is not None for j in c.judgements()) >= client.judged
+        known = {job.id for job in db.jobs.list(limit=1000)}
+        assert known >= set(client.jobs)
+        versions = c.versions()
+        assert [v.number for v in versions if v.live] == [c.live]
+        hits = c.search(SMALL.x[0], 10_000)
+        assert (hits.version, len(hits)) == (c.live, c.count())
+        of_one_version(c, 0, {"version": hits.version, "hits": [hit._asdict() for hit in hits[:20]]})
+
+
+def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], times: int) -> None:
+    """Kill something at random moments of an adaptation, so many times; after more than a few all jobs are seen to come to an end."""
+    url, files = server.new(), folder / "files"
+    filled(url, files)
+    rng = np.random.default_rng(0)
+    client: Client | None = None
+    attempt = 0
+    while attempt < times:
+        with started(folder / f"s{attempt}", data=url, files=str(files), workers=1) as service:
+            client = Client(service, rng) if client is None else client
+            client.replica = service
+            while attempt < times:
+                client.adapt()
+                client.step()
+                with suppress(vm.StorageError), vm.open(url, device="cpu", files=files) as db:
+                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), 60)
+                time.sleep(float(rng.random()) * 0.8)
+                client.step()
+                kill(service)
+                attempt += 1
+                if service.process.poll() is not None:
+                    break
+                agrees(url, files, client)
+        agrees(url, files, client)
+    assert client is not None
+    if times < 3:
+        return
+    with started(folder / "last", data=url, files=str(files), workers=1) as service:
+        client.replica = service
+        client.step()
+        with vm.open(url, device="cpu", files=files) as db:
+            for job in client.jobs:
+                ended = db.jobs.wait(job, 120)
+                # A job that took three workers down with it is given up, and says so.
+                assert ended.state in ("live", "kept") or (ended.error or ("",))[0] in ("interrupted", "conflict"), ended
+    agrees(url, files, client)
+
+
+def kill_service(service: Running) -> None:
+    """The service; its worker goes with it."""
+    children = service.children()
+    service.process.kill()
+    service.process.wait()
+    until(lambda: not any(Path(f"/proc/{child}/cmdline").exists() and _runs(child) for child in children), 30)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return b"vecmeta" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
+
+
+TIMES = [pytest.param(2, id="twice"), pytest.param(20, id="20 times", marks=[pytest.mark.quality, pytest.mark.timeout(3000)])]
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_killed_service_loses_nothing(postgres: Postgres, tmp_path: Path, times: int) -> None:
+    killed(postgres, tmp_path, kill_service, times)
+
+
+@pytest.mark.parametrize("times", TIMES)
+def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
+    with running() as server:  # with all that keeps what it acknowledged
+
+        def kill_server(service: Running) -> None:
+            server.stop(signal.SIGKILL)
+            assert (
+                service.ask("POST", f"{HERE}/feedback", {"judgements": [{"item": SMALL.ids[0], "concept": "x"}]}).status_code
+                == 503
+            )
+            server.start()
+            until(lambda: service.ask("GET", "/readyz").status_code == 200, 60)
+
+        killed(server, tmp_path, kill_server, times)
