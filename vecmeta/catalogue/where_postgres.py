@@ -39,7 +39,7 @@ _INT64 = 2**63
 _EXACT = 10**16  # floats below are written with all their digits
 
 _ELEMENT: ColumnElement[Any] = column("element", JSON)
-_KIND = func.json_typeof(_ELEMENT)
+_element_kind = func.json_typeof(_ELEMENT)
 _WRITTEN = _ELEMENT.cast(Text)
 _TEXT: ColumnElement[str] = _ELEMENT.op("#>>")(literal_column("'{}'")).cast(Text).collate("C")  # in the order of code points
 
@@ -88,7 +88,7 @@ def _equals(values: tuple[Scalar, ...]) -> ColumnElement[bool]:
 
 def _if(kind: str, condition: ColumnElement[bool]) -> ColumnElement[bool]:
     # CASE, for the sides of an AND come in any order, and a text is no number.
-    return case((kind == _KIND, condition), else_=false())
+    return case((_element_kind == kind, condition), else_=false())
 
 
 def _unpacked(values: list[str]) -> ColumnElement[str]:

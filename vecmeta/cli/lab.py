@@ -91,7 +91,8 @@ def _demo_parts(outcome: Outcome, data: str) -> list[RenderableType]:
         Text("seconds: " + ", ".join(f"{stage} {value:.1f}" for stage, value in outcome.seconds.items()), style="dim"),
         Text("\nNow you:", style="bold"),
     ]
-    where = "" if data == "./vecmeta-data" else f"--data {shlex.quote(data)} "
+    # A URL may hold a password, and comes from the environment as a rule.
+    where = "" if data == "./vecmeta-data" or "://" in data else f"--data {shlex.quote(data)} "
     # `make demo` runs the program of a virtual environment that is not activated: what is printed should work when it is copied.
     program = (
         "vecmeta" if shutil.which("vecmeta") or not Path(sys.argv[0]).exists() else shlex.quote(os.path.relpath(sys.argv[0]))

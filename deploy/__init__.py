@@ -1,0 +1,1 @@
+"""How it runs on more than one machine, and what that takes; see README.md here."""
