@@ -43,6 +43,7 @@ from vecmeta.errors import (
 )
 from vecmeta.types import (
     Change,
+    Encoded,
     Hit,
     Hits,
     Id,
@@ -74,6 +75,7 @@ __all__ = [
     "CollectionNotFound",
     "Conflict",
     "Database",
+    "Encoded",
     "EncoderError",
     "EncoderMismatch",
     "EncoderUnavailable",
