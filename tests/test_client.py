@@ -44,6 +44,7 @@ from vecmeta.client import (
     Unreachable,
 )
 from vecmeta.jobs import Jobs
+from vecmeta.teaching import Teaching
 from vecmeta.traffic import Traffic
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
@@ -124,20 +125,28 @@ def filled(collection: Any) -> Any:
 # -- the same verbs ----------------------------------------------------------------------------------------------------------------
 
 NOT_REMOTE = {  # what makes no sense from afar
-    vm.Collection: {"warm", "settle", "forget"},
+    vm.Collection: {"warm", "settle", "forget", "encoded"},
+    Teaching: set(),
     vm.Database: set(),
     Jobs: {"feedback_given", "counts"},
     Traffic: {"choose", "searched"},
 }
 WITHOUT = {  # parameters that cannot be sent: an encoder object, a file of the caller's, a delay
     "Database.collection": {"encoder"},
-    "Collection.adapt": {"start"},
+    "Teaching.adapt": {"start"},
     "Jobs.submit": {"delay"},
 }
 
 
 @pytest.mark.parametrize(
-    ("local", "remote"), [(vm.Database, Client), (vm.Collection, RemoteCollection), (Jobs, RemoteJobs), (Traffic, RemoteTraffic)]
+    ("local", "remote"),
+    [
+        (vm.Database, Client),
+        (vm.Collection, RemoteCollection),
+        (Teaching, RemoteCollection),
+        (Jobs, RemoteJobs),
+        (Traffic, RemoteTraffic),
+    ],
 )
 def test_signatures_are_those_of_the_database(local: type, remote: type) -> None:
     compared = 0

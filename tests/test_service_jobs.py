@@ -123,6 +123,28 @@ def test_adapt_prefer_wait_200_with_the_report(service: Service) -> None:
     assert [v["number"] for v in good(service.client.get(url(name, "/versions")))["versions"]] == [0]
 
 
+def test_finetune_of_own_vectors_fails_and_says_why(service: Service) -> None:
+    name = service.judged()
+    with working(service.db):
+        answer = service.client.post(url(name, "/finetune"), json={"config": {"steps": 5}}, headers={"Prefer": "wait=30"})
+    job = good(answer)
+    assert (job["kind"], job["state"]) == ("finetune", "failed")
+    assert job["error"]["error"] == "invalid_config"
+    assert "holds own vectors" in job["error"]["detail"]
+
+
+def test_finetune_refuses_settings_that_are_none(service: Service) -> None:
+    name = service.judged()
+    for body, complaint in (
+        ({"config": {"speed": 1}}, "speed"),
+        ({"config": {"steps": 0}}, "steps"),
+        ({"mode": "all"}, "features"),
+    ):
+        answer = service.client.post(url(name, "/finetune"), json=body)
+        assert answer.status_code == 422
+        assert complaint in answer.text
+
+
 def test_adapt_prefer_wait_202_when_it_takes_longer(service: Service) -> None:
     name = service.judged()
     begin = time.monotonic()

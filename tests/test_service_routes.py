@@ -65,6 +65,7 @@ SAMPLES = {
     f"GET {C}/judgements": Sample("read", wrong={"params": {"offset": -1}}),
     f"GET {C}/contradictions": Sample("read", wrong={"params": {"limit": "many"}}),
     f"POST {C}/adapt": _json({}, 202, "write"),
+    f"POST {C}/finetune": _json({"mode": "features", "dry_run": True}, 202, "write"),
     f"GET {C}/versions": Sample("read"),
     f"GET {C}/versions/{{n}}": Sample("read"),
     f"POST {C}/versions/{{n}}/activate": Sample("admin"),
@@ -151,6 +152,7 @@ def test_every_route_has_a_sample_and_every_documented_error_is_provoked(service
             provoked[route].add(status)
     provoked["POST /v1/collections"].add(409)
     provoked[f"POST {C}/adapt"].add(200)
+    provoked[f"POST {C}/finetune"].add(200)
     provoked[f"POST {C}/items/stream"].add(415)
     provoked[f"DELETE {C}"].remove(409)  # what cannot be used can be dropped
     for route in GUARDED:

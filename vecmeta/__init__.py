@@ -44,6 +44,7 @@ from vecmeta.errors import (
 )
 from vecmeta.types import (
     Change,
+    Encoded,
     Hit,
     Hits,
     Id,
@@ -75,6 +76,7 @@ __all__ = [
     "CollectionNotFound",
     "Conflict",
     "Database",
+    "Encoded",
     "EncoderError",
     "EncoderMismatch",
     "EncoderUnavailable",
