@@ -23,6 +23,7 @@ from tests.service_kit import Running, good, started, until
 
 SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
 NAME = "c"
+PATIENCE = 240.0  # seconds for what other processes do, on a machine that others share
 HERE = f"/v1/collections/{NAME}"
 
 
@@ -106,21 +107,23 @@ def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> No
             ]  # the same wish: one job does for both
             version = 0
             for step, replica in enumerate((one, two)):
-                ended = db.jobs.wait(good(replica.ask("POST", f"{HERE}/adapt", {"seed": step, "strength": 0.5}), 202)["id"], 120)
+                ended = db.jobs.wait(
+                    good(replica.ask("POST", f"{HERE}/adapt", {"seed": step, "strength": 0.5}), 202)["id"], PATIENCE
+                )
                 assert ended.error is None
                 assert ended.report is not None
                 version = ended.report.version or 0
                 good(replica.ask("POST", f"{HERE}/versions/{version}/activate"))
                 assert live(replica) == version
                 other = two if replica is one else one
-                until(lambda: live(other) == version)  # noqa: B023
+                until(lambda: live(other) == version, PATIENCE)  # noqa: B023
                 good(other.ask("PUT", f"{HERE}/items", {"items": [{"id": f"late{step}", "vector": (-SMALL.x[step]).tolist()}]}))
                 found = good(replica.ask("POST", f"{HERE}/search", {"vector": (-SMALL.x[step]).tolist(), "k": 1}))
                 assert found["hits"][0]["id"] == f"late{step}"  # written by the one, found by the other at once
             good(one.ask("POST", f"{HERE}/rollback"))
             back = db.collection(NAME).live
             assert back != version
-            until(lambda: live(two) == back)
+            until(lambda: live(two) == back, PATIENCE)
         c = db.collection(NAME)
         for searcher in searchers:
             assert searcher.errors == []
@@ -144,14 +147,14 @@ def test_how_soon_a_replica_follows(postgres_url: str, tmp_path: Path) -> None:
         given: dict[str, Any] = {"data": postgres_url, "workers": 0, "files": files}
         with started(tmp_path / "one", **given) as one, started(tmp_path / "two", **given) as two:
             for replica in (one, two):
-                until(lambda: replica.ask("GET", "/readyz").status_code == 200, 120)  # noqa: B023
+                until(lambda: replica.ask("GET", "/readyz").status_code == 200, PATIENCE)  # noqa: B023
             took, body = [], {"vector": data.x[0].tolist(), "k": 1}
             for seed in range(8):
                 version = c.adapt(seed=seed, strength=0.5, activate=False).version
                 begin = time.monotonic()
                 good(one.ask("POST", f"{HERE}/versions/{version}/activate"))
                 lives = time.monotonic()
-                until(lambda: good(two.ask("POST", f"{HERE}/search", body))["version"] == version, 60)  # noqa: B023
+                until(lambda: good(two.ask("POST", f"{HERE}/search", body))["version"] == version, PATIENCE)  # noqa: B023
                 took.append((lives - begin, time.monotonic() - lives))
                 good(one.ask("PUT", f"{HERE}/items", {"items": [{"id": "late", "vector": (-data.x[seed]).tolist()}]}))
                 found = good(two.ask("POST", f"{HERE}/search", {"vector": (-data.x[seed]).tolist(), "k": 1}))["hits"][0]
@@ -233,7 +236,7 @@ def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], time
                 client.adapt()
                 client.step()
                 with suppress(vm.StorageError), vm.open(url, device="cpu", files=files) as db:
-                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), 60)
+                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), PATIENCE)
                 time.sleep(float(rng.random()) * 0.8)
                 client.step()
                 kill(service)
@@ -250,7 +253,7 @@ def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], time
         client.step()
         with vm.open(url, device="cpu", files=files) as db:
             for job in client.jobs:
-                ended = db.jobs.wait(job, 120)
+                ended = db.jobs.wait(job, PATIENCE)
                 # A job that took three workers down with it is given up, and says so.
                 assert ended.state in ("live", "kept") or (ended.error or ("",))[0] in ("interrupted", "conflict"), ended
     agrees(url, files, client)
@@ -285,6 +288,6 @@ def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
                 == 503
             )
             server.start()
-            until(lambda: service.ask("GET", "/readyz").status_code == 200, 60)
+            until(lambda: service.ask("GET", "/readyz").status_code == 200, PATIENCE)
 
         killed(server, tmp_path, kill_server, times)
