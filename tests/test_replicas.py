@@ -20,6 +20,7 @@ import vecmeta as vm
 from tests.conftest import Clusters
 from tests.postgres import Postgres, running
 from tests.service_kit import Running, good, started, until
+from vecmeta.worker import Worker
 
 SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
 NAME = "c"
@@ -291,3 +292,48 @@ def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
             until(lambda: service.ask("GET", "/readyz").status_code == 200, PATIENCE)
 
         killed(server, tmp_path, kill_server, times)
+
+
+@pytest.mark.quality
+@pytest.mark.timeout(1200)
+def test_postgres_killed_under_a_worker_20_times(tmp_path: Path) -> None:
+    """Without HTTP in between, so that many kills take little time: one process adapts, another one adds and judges."""
+    rng = np.random.default_rng(1)
+    items: list[str] = []
+    judged = 0
+    with running() as server:
+        url = server.url()
+        filled(url, tmp_path)
+        with vm.open(url, device="cpu", files=tmp_path) as one, vm.open(url, device="cpu", files=tmp_path) as two:
+            one.collection(NAME).adapt(dry_run=True)  # what it imports is imported
+            stop = threading.Event()
+            worker = threading.Thread(target=Worker(one, lease=2.0).run, args=(stop,))
+            worker.start()
+            c = two.collection(NAME)
+            try:
+                for n in range(20):
+                    job = two.jobs.submit(NAME, params={"seed": n, "strength": 0.5})
+                    until(lambda: two.jobs.get(job.id).state != "queued", PATIENCE)  # noqa: B023
+                    end = time.monotonic() + float(rng.random()) * 0.8
+                    while time.monotonic() < end:
+                        name, row = f"late{len(items)}", int(rng.integers(len(SMALL.x)))
+                        c.add_vectors([name], rng.normal(size=(1, SMALL.dim)))
+                        items.append(name)
+                        c.feedback([vm.Judgement(SMALL.ids[row], concept=f"concept {SMALL.label[row]}", user=name)])
+                        judged += 1
+                    server.stop(signal.SIGKILL)
+                    with pytest.raises(vm.StorageUnavailable):
+                        c.add_vectors(["never"], SMALL.x[:1])
+                    server.start()
+                    ended = two.jobs.wait(job.id, PATIENCE)
+                    assert ended.state in ("live", "kept"), ended
+                    assert {item.id for item in c.get(items)} == set(items)
+                    assert sum(j.user is not None for j in c.judgements()) == judged
+                    assert [v.number for v in c.versions() if v.live] == [c.live]
+                    hits = c.search_many([SMALL.x[0]], 10_000, version=c.live)[0]
+                    assert (hits.version, len(hits)) == (c.live, c.count())
+                    of_one_version(c, 0, {"version": hits.version, "hits": [hit._asdict() for hit in hits[:20]]})
+            finally:
+                stop.set()
+                worker.join(60)
+    print(f"\n20 kills, {len(items)} items and {judged} judgements acknowledged, none lost")
