@@ -68,7 +68,8 @@ class Workers:
     def _command(self) -> list[str]:
         s = self._settings
         # Its standard input is a pipe from here: when this process is gone, however that came, the worker ends as well.
-        return [sys.executable, "-m", "vecmeta", "worker", "--device", s.device, "--grace", str(s.grace), "--with-parent"]
+        times = ["--grace", str(s.grace), "--lease", str(s.lease), "--with-parent"]
+        return [sys.executable, "-m", "vecmeta", "worker", "--device", s.device, *times]
 
     def _environment(self) -> dict[str, str]:
         """Where the database is, which may hold a password that a command line would show to everybody on the machine.

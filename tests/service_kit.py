@@ -264,7 +264,7 @@ def started(folder: Path, env: dict[str, str] | None = None, wait: bool = True, 
     children: list[int] = []
     try:
         if wait:
-            until(lambda: process.poll() is not None or _listens(port), 60)
+            until(lambda: process.poll() is not None or _listens(port), 240)
             assert process.poll() is None, (folder.parent / f"{folder.name}.err").read_text()
         yield running
     finally:

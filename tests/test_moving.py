@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 import vecmeta as vm
 from tests.conftest import Clusters, WordCounter
+from vecmeta.catalogue.tables import metadata
+from vecmeta.catalogue.transfer import PARTS
 from vecmeta.cli import program
 from vecmeta.moving import saving, sheets
 
@@ -111,6 +113,12 @@ def test_a_part_of_it_and_another_name(exported: Path, tmp_path: Path) -> None:
         with pytest.raises(vm.InvalidConfig, match="no name for a collection"):
             db.import_from(exported, rename={"own": "../x"})
         assert db.collections() == ["mine"]
+
+
+def test_every_table_moves_or_is_known_to_stay() -> None:
+    stay = {"jobs", "keys", "splits", "identity", "tombstones"}  # of the database or of the moment
+    moved = {"collections", "items"} | {table.name for table in PARTS}
+    assert set(metadata.tables) == stay | moved
 
 
 def test_others_can_read_it(exported: Path) -> None:

@@ -20,9 +20,11 @@ import vecmeta as vm
 from tests.conftest import Clusters
 from tests.postgres import Postgres, running
 from tests.service_kit import Running, good, started, until
+from vecmeta.worker import Worker
 
 SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
 NAME = "c"
+PATIENCE = 240.0  # seconds for what other processes do, on a machine that others share
 HERE = f"/v1/collections/{NAME}"
 
 
@@ -106,21 +108,23 @@ def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> No
             ]  # the same wish: one job does for both
             version = 0
             for step, replica in enumerate((one, two)):
-                ended = db.jobs.wait(good(replica.ask("POST", f"{HERE}/adapt", {"seed": step, "strength": 0.5}), 202)["id"], 120)
+                ended = db.jobs.wait(
+                    good(replica.ask("POST", f"{HERE}/adapt", {"seed": step, "strength": 0.5}), 202)["id"], PATIENCE
+                )
                 assert ended.error is None
                 assert ended.report is not None
                 version = ended.report.version or 0
                 good(replica.ask("POST", f"{HERE}/versions/{version}/activate"))
                 assert live(replica) == version
                 other = two if replica is one else one
-                until(lambda: live(other) == version)  # noqa: B023
+                until(lambda: live(other) == version, PATIENCE)  # noqa: B023
                 good(other.ask("PUT", f"{HERE}/items", {"items": [{"id": f"late{step}", "vector": (-SMALL.x[step]).tolist()}]}))
                 found = good(replica.ask("POST", f"{HERE}/search", {"vector": (-SMALL.x[step]).tolist(), "k": 1}))
                 assert found["hits"][0]["id"] == f"late{step}"  # written by the one, found by the other at once
             good(one.ask("POST", f"{HERE}/rollback"))
             back = db.collection(NAME).live
             assert back != version
-            until(lambda: live(two) == back)
+            until(lambda: live(two) == back, PATIENCE)
         c = db.collection(NAME)
         for searcher in searchers:
             assert searcher.errors == []
@@ -144,22 +148,21 @@ def test_how_soon_a_replica_follows(postgres_url: str, tmp_path: Path) -> None:
         given: dict[str, Any] = {"data": postgres_url, "workers": 0, "files": files}
         with started(tmp_path / "one", **given) as one, started(tmp_path / "two", **given) as two:
             for replica in (one, two):
-                until(lambda: replica.ask("GET", "/readyz").status_code == 200, 120)  # noqa: B023
+                until(lambda: replica.ask("GET", "/readyz").status_code == 200, PATIENCE)  # noqa: B023
             took, body = [], {"vector": data.x[0].tolist(), "k": 1}
             for seed in range(8):
                 version = c.adapt(seed=seed, strength=0.5, activate=False).version
                 begin = time.monotonic()
                 good(one.ask("POST", f"{HERE}/versions/{version}/activate"))
                 lives = time.monotonic()
-                until(lambda: good(two.ask("POST", f"{HERE}/search", body))["version"] == version, 60)  # noqa: B023
+                until(lambda: good(two.ask("POST", f"{HERE}/search", body))["version"] == version, PATIENCE)  # noqa: B023
                 took.append((lives - begin, time.monotonic() - lives))
                 good(one.ask("PUT", f"{HERE}/items", {"items": [{"id": "late", "vector": (-data.x[seed]).tolist()}]}))
                 found = good(two.ask("POST", f"{HERE}/search", {"vector": (-data.x[seed]).tolist(), "k": 1}))["hits"][0]
                 assert (found["id"], round(found["score"], 4)) == ("late", 1.0)
     follow = sorted(after for _, after in took)
-    print(
-        f"\nactivate: {max(before for before, _ in took):.2f} s at most; followed after {follow[4]:.2f} s (median), {follow[-1]:.2f} s at most"
-    )
+    live_after = max(before for before, _ in took)
+    print(f"\nactivate: {live_after:.2f} s at most; followed after {follow[4]:.2f} s (median), {follow[-1]:.2f} s at most")
     assert follow[-1] < 1
 
 
@@ -227,14 +230,14 @@ def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], time
     client: Client | None = None
     attempt = 0
     while attempt < times:
-        with started(folder / f"s{attempt}", data=url, files=str(files), workers=1) as service:
+        with started(folder / f"s{attempt}", data=url, files=str(files), workers=1, lease=2.0) as service:
             client = Client(service, rng) if client is None else client
             client.replica = service
             while attempt < times:
                 client.adapt()
                 client.step()
                 with suppress(vm.StorageError), vm.open(url, device="cpu", files=files) as db:
-                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), 60)
+                    until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), PATIENCE)
                 time.sleep(float(rng.random()) * 0.8)
                 client.step()
                 kill(service)
@@ -246,12 +249,12 @@ def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], time
     assert client is not None
     if times < 3:
         return
-    with started(folder / "last", data=url, files=str(files), workers=1) as service:
+    with started(folder / "last", data=url, files=str(files), workers=1, lease=2.0) as service:
         client.replica = service
         client.step()
         with vm.open(url, device="cpu", files=files) as db:
             for job in client.jobs:
-                ended = db.jobs.wait(job, 120)
+                ended = db.jobs.wait(job, PATIENCE)
                 # A job that took three workers down with it is given up, and says so.
                 assert ended.state in ("live", "kept") or (ended.error or ("",))[0] in ("interrupted", "conflict"), ended
     agrees(url, files, client)
@@ -286,6 +289,51 @@ def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
                 == 503
             )
             server.start()
-            until(lambda: service.ask("GET", "/readyz").status_code == 200, 60)
+            until(lambda: service.ask("GET", "/readyz").status_code == 200, PATIENCE)
 
         killed(server, tmp_path, kill_server, times)
+
+
+@pytest.mark.quality
+@pytest.mark.timeout(1200)
+def test_postgres_killed_under_a_worker_20_times(tmp_path: Path) -> None:
+    """Without HTTP in between, so that many kills take little time: one process adapts, another one adds and judges."""
+    rng = np.random.default_rng(1)
+    items: list[str] = []
+    judged = 0
+    with running() as server:
+        url = server.url()
+        filled(url, tmp_path)
+        with vm.open(url, device="cpu", files=tmp_path) as one, vm.open(url, device="cpu", files=tmp_path) as two:
+            one.collection(NAME).adapt(dry_run=True)  # what it imports is imported
+            stop = threading.Event()
+            worker = threading.Thread(target=Worker(one, lease=2.0).run, args=(stop,))
+            worker.start()
+            c = two.collection(NAME)
+            try:
+                for n in range(20):
+                    job = two.jobs.submit(NAME, params={"seed": n, "strength": 0.5})
+                    until(lambda: two.jobs.get(job.id).state != "queued", PATIENCE)  # noqa: B023
+                    end = time.monotonic() + float(rng.random()) * 0.8
+                    while time.monotonic() < end:
+                        name, row = f"late{len(items)}", int(rng.integers(len(SMALL.x)))
+                        c.add_vectors([name], rng.normal(size=(1, SMALL.dim)))
+                        items.append(name)
+                        c.feedback([vm.Judgement(SMALL.ids[row], concept=f"concept {SMALL.label[row]}", user=name)])
+                        judged += 1
+                    server.stop(signal.SIGKILL)
+                    with pytest.raises(vm.StorageUnavailable):
+                        c.add_vectors(["never"], SMALL.x[:1])
+                    server.start()
+                    ended = two.jobs.wait(job.id, PATIENCE)
+                    assert ended.state in ("live", "kept"), ended
+                    assert {item.id for item in c.get(items)} == set(items)
+                    assert sum(j.user is not None for j in c.judgements()) == judged
+                    assert [v.number for v in c.versions() if v.live] == [c.live]
+                    hits = c.search_many([SMALL.x[0]], 10_000, version=c.live)[0]
+                    assert (hits.version, len(hits)) == (c.live, c.count())
+                    of_one_version(c, 0, {"version": hits.version, "hits": [hit._asdict() for hit in hits[:20]]})
+            finally:
+                stop.set()
+                worker.join(60)
+    print(f"\n20 kills, {len(items)} items and {judged} judgements acknowledged, none lost")

@@ -63,6 +63,13 @@ def worker(
         float,
         typer.Option(min=0, metavar="SECONDS", help="How long a running job may go on after SIGTERM, before it is put back."),
     ] = 10.0,
+    lease: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Silence after which other workers take a job over, 0.5 to 3,600; the same for all workers of a database.",
+        ),
+    ] = 15.0,
     with_parent: Annotated[
         bool,
         typer.Option(
@@ -79,7 +86,7 @@ def worker(
             threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
         if not once:
             threading.Thread(target=_import_early, daemon=True).start()
-        runner = Worker(db)
+        runner = Worker(db, lease=lease)
         note(f"worker {runner.name} on {db}" + ("" if once else "; Ctrl-C ends it"))
 
         def told(job: Job) -> None:
