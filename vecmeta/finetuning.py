@@ -134,8 +134,8 @@ def finetune(
         estimate = cost(own.items, servings, by)
         estimate["seconds"] += rate * estimate["rows"]
         return replace(report, cost=estimate, seconds=clock.total())
+    under = spaces.store.put(encoder.name, facts["folder"], {"parent": facts["parent"], "config": facts["config"]})
     try:
-        under = spaces.store.put(encoder.name, facts["folder"], {"parent": facts["parent"], "config": facts["config"]})
         if verdict.promote:
             with clock.stage("building"):
                 items = spaces.of(under).items
@@ -149,7 +149,7 @@ def finetune(
             versions, servings, made_of, verdict.head, made, report, expected, wish.activate, by, clock, progress, under
         )  # fmt: skip
     except BaseException:
-        spaces.store.remove_unused()
+        spaces.store.remove(under)
         raise
 
 
