@@ -470,6 +470,15 @@ def test_too_few_judgements(pair: tuple[vm.Collection, RemoteCollection]) -> Non
     assert remote == local
 
 
+def test_a_fine_tuning_from_afar_says_why_not(pair: tuple[vm.Collection, RemoteCollection]) -> None:
+    local, remote = pair
+    for collection in (local, remote):
+        with pytest.raises(vm.InvalidConfig, match="holds own vectors"):
+            collection.finetune("features", config={"steps": 5})
+    with pytest.raises(vm.InvalidConfig, match="steps is a whole number"):
+        remote.finetune(config={"steps": 0})
+
+
 def test_a_notebook_moves_by_one_line(served: Served) -> None:
     block = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if 'vm.open("./my-data")' in block)
     moved = re.sub(r'vm\.open\("\./my-data"\)', f"Client({served.url!r}, {served.admin!r})", block, count=1)

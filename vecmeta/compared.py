@@ -38,13 +38,15 @@ class Free:
     ids: tuple[str, ...]
     contents: list[Content]
     count: int
+    foreign: bool  # False: nearly everything is labelled, and labelled items stand for the collection
 
 
 def unlabelled(own: Space, labelled: set[str], seed: int) -> Free:
     """UNLABELLED items that are none of the labelled ones; where there are hardly any, some of all items."""
     sample = own.sampler.sample(seed)
     rows = [row for row, id in enumerate(sample.ids) if id not in labelled]
-    if len(rows) < LEAST_FREE:  # all is labelled: then the labelled items stand for the collection
+    foreign = len(rows) >= LEAST_FREE
+    if not foreign:
         rows = list(range(len(sample.ids)))
     rows = sorted(np.random.default_rng(seed).permutation(rows)[:UNLABELLED].tolist())
     ids = tuple(sample.ids[row] for row in rows)
@@ -52,7 +54,8 @@ def unlabelled(own: Space, labelled: set[str], seed: int) -> Free:
     found = own.items.get(ids)
     there = [place for place, id in enumerate(ids) if id in found]
     contents = [cast(Content, found[ids[place]].content) for place in there]
-    return Free(sample.vectors[[rows[place] for place in there]], tuple(ids[place] for place in there), contents, sample.count)
+    x, ids = sample.vectors[[rows[place] for place in there]], tuple(ids[place] for place in there)
+    return Free(x, ids, contents, sample.count, foreign)
 
 
 def encoded(encoder: Encoder, contents: Sequence[Content], progress: Progress | None) -> Vectors:
@@ -125,7 +128,8 @@ class Examiner:
     def _ranked(
         self, taught: Taught, free: Vectors, parts: Sequence[Fold], head: Head | None, strengths: Sequence[float]
     ) -> list[dict[str, Any]]:
-        everything = np.concatenate((taught.x, free))
+        # among those that nobody labelled; labelled ones would count as irrelevant here where they belong to what is asked for
+        everything = np.concatenate((taught.x, free if self.free.foreign else free[:0]))
         found = []
         for strength in strengths:
             z = everything if head is None else head.with_strength(strength).project(everything)

@@ -20,7 +20,6 @@ from vecmeta.catalogue.catalogue import CollectionRow
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import VersionStore
 from vecmeta.compared import Compared, Examiner, Free, encoded, unlabelled
-from vecmeta.contents import OWN
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.errors import InvalidConfig
@@ -101,10 +100,9 @@ def finetune(
     """See `vecmeta.Collection.finetune`."""
     clock = Clock(progress)
     own = spaces.own
-    if row.spec == OWN or own.encoder is None:
+    if own.encoder is None:
         raise InvalidConfig(
-            f"collection {row.name!r} holds own vectors, or was made with an encoder object: there is no encoder to fine-tune; adapt() it, "
-            "or fine-tune the encoder that makes the vectors with `vecmeta finetune` and put in what it makes then"
+            f"collection {row.name!r} was made with an encoder object, which was not given: open it with db.collection(name, encoder=…)"
         )
     with clock.stage("reading"):
         expected, start = versions.state(), start_of(wish.method)
@@ -134,8 +132,8 @@ def finetune(
         estimate = cost(own.items, servings, by)
         estimate["seconds"] += rate * estimate["rows"]
         return replace(report, cost=estimate, seconds=clock.total())
+    under = spaces.store.put(encoder.name, facts["folder"], {"parent": facts["parent"], "config": facts["config"]})
     try:
-        under = spaces.store.put(encoder.name, facts["folder"], {"parent": facts["parent"], "config": facts["config"]})
         if verdict.promote:
             with clock.stage("building"):
                 items = spaces.of(under).items
@@ -149,7 +147,7 @@ def finetune(
             versions, servings, made_of, verdict.head, made, report, expected, wish.activate, by, clock, progress, under
         )  # fmt: skip
     except BaseException:
-        spaces.store.remove_unused()
+        spaces.store.remove(under)
         raise
 
 

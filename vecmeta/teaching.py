@@ -13,7 +13,7 @@ from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.judgements import Entry, JudgementLog
 from vecmeta.catalogue.traffic import TrafficStore
 from vecmeta.catalogue.versions import VersionStore
-from vecmeta.contents import Contents
+from vecmeta.contents import OWN, Contents
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.servings import Servings
 from vecmeta.spaces import Spaces
@@ -153,6 +153,11 @@ class Teaching:
             EncoderUnavailable: weights or a package are missing.
             StorageFull and others: nothing became of it; the live version is untouched.
         """
+        if self.row.spec == OWN:
+            raise InvalidConfig(
+                f"collection {self.row.name!r} holds own vectors, and no contents that a fine-tuned encoder could encode anew: adapt() it, "
+                "or fine-tune the encoder that makes the vectors with `vecmeta finetune` and put in what it makes then"
+            )
         from vecmeta import finetuning
 
         wish = finetuning.Wish(mode, transfer, field, method, config or {}, dry_run, seed, activate)

@@ -74,11 +74,12 @@ class EncoderStore:
         with self._engine.reading() as connection:
             return {row[0]: row[1] for row in connection.execute(query.where(v.collection == self._id))}
 
-    def remove_unused(self) -> None:
-        """Forget encoders, with all that they made, that no version is of."""
+    def remove(self, number: int) -> None:
+        """Forget an encoder with all that it made, unless a version is of it."""
         used = select(version_encoders.c.encoder).where(version_encoders.c.collection == self._id)
+        mine = (encoders.c.collection == self._id, encoders.c.number == number, encoders.c.number.not_in(used))
         with self._engine.writing("versions", self._id) as connection:
-            connection.execute(delete(encoders).where(encoders.c.collection == self._id, encoders.c.number.not_in(used)))
+            connection.execute(delete(encoders).where(*mine))
 
     # -- items ---------------------------------------------------------------------------------------------------------------
 

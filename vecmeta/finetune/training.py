@@ -138,8 +138,7 @@ class _Run:
     def _step(self) -> None:
         self._schedule()
         self.learner.module.train()
-        with torch.autocast(torch.device(self.learner.device).type, dtype=self.half, enabled=self.half is not None):
-            loss = self._loss()
+        loss = self._loss()
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.values, CLIP)
@@ -163,19 +162,19 @@ class _Run:
         seed = (config.seed, self.state.step)
         rng = np.random.default_rng((*seed, 1))
         batch = lesson.target.batch((*seed, 0), self.state.pairs)
-        z = self.learner.vectors(batch.rows, rng)
+        z = self._vectors(batch.rows, rng)
         loss = task_loss(self.loss, z, batch.rounds)
         source = None
         if lesson.source is not None:
             more = lesson.source.batch((*seed, 2), self.state.pairs)
-            source = self.learner.vectors(more.rows, rng)
+            source = self._vectors(more.rows, rng)
             if "instances" in config.transfer:
                 loss = loss + task_loss(self.loss, source, more.rounds)
         rows, kept = batch.rows, z
         if len(lesson.unlabelled) and {"relations", "representation"} & set(config.transfer):
             free = np.random.default_rng((*seed, 3))
             rows = free.choice(lesson.unlabelled, min(len(lesson.unlabelled), 2 * self.state.pairs), replace=False)
-            kept = self.learner.vectors(rows, rng)
+            kept = self._vectors(rows, rng)
         if "relations" in config.transfer and lesson.teacher is not None:
             teacher = torch.from_numpy(np.array(lesson.teacher[rows])).to(z.device)
             loss = loss + config.relation_weight * relational(kept, teacher)
@@ -185,6 +184,11 @@ class _Run:
         if "parameters" in config.transfer:
             loss = loss + config.l2_sp * l2_sp(self.learner.deviations())
         return loss
+
+    def _vectors(self, rows: Keys, rng: np.random.Generator) -> Tensor:
+        """(b, dim) unit rows in float32, by a network that computes in half precision where the device has it; losses do not."""
+        with torch.autocast(torch.device(self.learner.device).type, dtype=self.half, enabled=self.half is not None):
+            return self.learner.vectors(rows, rng).float()
 
     # -- measurements
 
