@@ -17,6 +17,7 @@ Vectors: TypeAlias = NDArray[np.float32]  # (n, dim)
 Vector: TypeAlias = NDArray[np.float32]  # (dim,)
 Keys: TypeAlias = NDArray[np.int64]  # (n,)
 Mask: TypeAlias = NDArray[np.bool_]  # (n,)
+Described: TypeAlias = Sequence[tuple[str, str]]  # (n,) id and metadata, as JSON, of items
 Content: TypeAlias = str | bytes | Path  # a text, or a picture as bytes or as the path of a file
 Metadata: TypeAlias = Mapping[str, Any]  # what json.dumps takes, with string keys
 Where: TypeAlias = Mapping[str, Any]  # the filter language of `vecmeta.where`
