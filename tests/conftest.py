@@ -17,6 +17,7 @@ import vecmeta as vm
 from tests.realmilvus import RealMilvus, why_not
 from vecmeta.index.milvus.link import Link
 from vecmeta.index.milvus.options import parse
+from vecmeta.shelves.files import FileShelf
 from vecmeta.types import Content, Vectors
 
 WORDS = ("red", "green", "blue", "cat", "dog", "car")
@@ -41,6 +42,13 @@ class WordCounter:
             rows.append([float(text.split().count(word)) for word in WORDS] + [0.1])
         x = np.array(rows, dtype=np.float32).reshape(-1, self.dim)
         return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
+
+
+def index_files(collection: vm.Collection) -> FileShelf:
+    """Where a collection keeps its index files."""
+    shelf = collection._servings._shelf
+    assert isinstance(shelf, FileShelf)
+    return shelf
 
 
 @pytest.fixture

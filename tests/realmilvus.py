@@ -1,4 +1,4 @@
-"""A real Milvus for tests: the standalone server 2.3.5 of the PyPI package `milvus`, started in a folder of its own and killed at the end."""
+"""A real Milvus for tests: the server of the PyPI package `milvus` (standalone, 2.3.5), in a folder of its own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class RealMilvus:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder, self._settings = folder.absolute(), {**TUNING, **settings}
-        self.uri, self._server, self._process = "", None, None
+        self.uri = ""
+        self._server: Any = None
+        self._process: subprocess.Popen[bytes] | None = None
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def start(self, seconds: float = 120) -> Self:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.index.graph import Graph
 from vecmeta.index.keys import KeyTable
 from vecmeta.index.locks import ReadWriteLock
+from vecmeta.index.protocol import FiledIndex
 from vecmeta.types import Keys, Matching, Vectors
 
 DIM = 16
@@ -275,7 +276,7 @@ def test_keys_and_k_that_cannot_be_used(make: Make) -> None:
 def test_dump_and_load(make: Make, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     for step, n in enumerate((0, 1, 500)):
-        index, x, queries = make(), unit(rng, n), unit(rng, 3)
+        index, x, queries = cast(FiledIndex, make()), unit(rng, n), unit(rng, 3)
         keys = rng.permutation(10**6)[:n]
         index.add(keys, x)
         held = dict(zip(keys.tolist(), x, strict=True))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -14,15 +13,16 @@ from numpy.typing import ArrayLike
 
 from vecmeta import intake, judged
 from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
+from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.judgements import Entry
 from vecmeta.contents import OWN, Contents
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import InvalidConfig, InvalidJudgement
-from vecmeta.index import open_index
 from vecmeta.sample import Sampler
 from vecmeta.searching import Searcher, parsed
 from vecmeta.servings import Servings
+from vecmeta.shelves.protocol import Shelf
 from vecmeta.traffic import Traffic
 from vecmeta.types import (
     Decision,
@@ -52,14 +52,14 @@ class Collection:
     """
 
     def __init__(
-        self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, index: str, device: str, folder: Path
+        self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, device: str, shelf: Callable[[ItemStore], Shelf]
     ) -> None:
         self.row = row
         self._device = device
         self._items, self._log = catalogue.items(row), catalogue.judgements(row)
         self._versions = catalogue.versions(row)
         self._contents = Contents(row, self._items, encoder)
-        self._servings = Servings(self._items, self._versions, row.dim, partial(open_index, index, row.dim), folder)
+        self._servings = Servings(self._versions, row.dim, shelf(self._items))
         self._writer = Writer(self._items, self._contents, self._servings)
         self._searcher = Searcher(self._items, self._contents, self._servings)
         self._policies, self._shares = catalogue.policies(row), catalogue.traffic(row)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from vecmeta.catalogue.catalogue import Catalogue
+from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
+from vecmeta.catalogue.items import ItemStore
 from vecmeta.collection import Collection
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.errors import EncoderMismatch, InvalidConfig, StorageError, StorageReadOnly
-from vecmeta.index import open_index
 from vecmeta.intake import collection_name
 from vecmeta.jobs import Jobs
 from vecmeta.keys import Keys
+from vecmeta.shelves.opening import Shelves
+from vecmeta.shelves.protocol import Shelf
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
 
@@ -26,7 +30,8 @@ def open(url: str | os.PathLike[str] = "./vecmeta-data", *, index: str = "faiss"
 
     Args:
         url: a folder; it holds the SQLite database (the truth) and the index files (derived).
-        index: "faiss", or "exact" (brute force).
+        index: "faiss", or "exact" (brute force): in the memory of each process, with copies in the folder; "http://host:19530", a Milvus
+            that processes share, or "milvus-lite", one in this process (see `vecmeta.index.milvus.options` for what can be set).
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
 
     Raises:
@@ -45,9 +50,9 @@ class Database:
             raise InvalidConfig(f"{os.fspath(url)!r}: this version keeps its databases in folders; give the path of one")
         if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise InvalidConfig(f"device is auto, cpu, cuda or mps, not {device!r}")
-        open_index(index, 1).close()  # an unknown kind is an error now, not at the first search
         self.folder = Path(url).expanduser()
-        self._index, self._device = index, device
+        self._device = device
+        self._shelves = Shelves(index, self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
@@ -77,7 +82,7 @@ class Database:
         made = open_encoder(encoder, dim=dim, device=self._device)
         spec = encoder if isinstance(encoder, str) else CUSTOM
         row = self._catalogue.create(collection_name(name), spec, made.name, made.dim)
-        return self._opened(Collection(self._catalogue, row, made, self._index, self._device, self._files(row.id)))
+        return self._opened(Collection(self._catalogue, row, made, self._device, self._shelf(row)))
 
     def collection(self, name: str, encoder: Encoder | None = None) -> Collection:
         """An existing collection.
@@ -105,7 +110,7 @@ class Database:
                 f"collection {name!r} was filled by the encoder {row.encoder} (dimension {row.dim}), but this is {made.name} "
                 f"(dimension {made.dim}): their vectors cannot be compared; use the old weights, or make a new collection"
             )
-        return self._opened(Collection(self._catalogue, row, made, self._index, self._device, self._files(row.id)))
+        return self._opened(Collection(self._catalogue, row, made, self._device, self._shelf(row)))
 
     def collections(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -117,7 +122,7 @@ class Database:
         with self._lock:
             opened = self._open.pop(name, None)
         if opened is None:
-            opened = Collection(self._catalogue, row, None, self._index, self._device, self._files(row.id))
+            opened = Collection(self._catalogue, row, None, self._device, self._shelf(row))
         opened.forget()
 
     def close(self) -> None:
@@ -126,6 +131,7 @@ class Database:
             for collection in self._open.values():
                 collection.close()
             self._open.clear()
+        self._shelves.close()
         self._catalogue.close()
 
     def __enter__(self) -> Self:
@@ -135,7 +141,7 @@ class Database:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<vecmeta.Database {str(self.folder)!r}, index={self._index!r}>"
+        return f"<vecmeta.Database {str(self.folder)!r}, index={self._shelves.shown!r}>"
 
     def _opened(self, collection: Collection) -> Collection:
         with self._lock:
@@ -145,5 +151,5 @@ class Database:
             self._open[collection.name] = collection
         return collection
 
-    def _files(self, collection: int) -> Path:
-        return self.folder / "index" / str(collection)
+    def _shelf(self, row: CollectionRow) -> Callable[[ItemStore], Shelf]:
+        return partial(self._shelves.of, self._catalogue, row)

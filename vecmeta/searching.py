@@ -11,6 +11,7 @@ from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.contents import Contents
 from vecmeta.errors import InvalidConfig, InvalidJudgement
+from vecmeta.index.protocol import Allowed
 from vecmeta.meta.feedback import bend
 from vecmeta.serving import Serving
 from vecmeta.servings import Servings
@@ -55,7 +56,10 @@ class Searcher:
         return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
 
     def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
-        allowed = None if node is None else self._items.matching(node, serving.revision)
+        allowed: Allowed = None
+        if node is not None:
+            # In the language of the index where it has one that says the same, otherwise the items themselves.
+            allowed = serving.index.expression(node) or self._items.matching(node, serving.revision)
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
         rows = self._items.by_key(np.unique(keys).tolist(), serving.revision)

@@ -30,7 +30,12 @@ def service_tables(connection: Connection) -> None:
     tables.metadata.create_all(connection, tables.SECOND)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables)
+def index_tables(connection: Connection) -> None:
+    """Indexes in a Milvus."""
+    tables.metadata.create_all(connection, tables.THIRD)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables, index_tables)
 
 
 def migrate(engine: Engine, migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -218,5 +219,34 @@ clicks = Table(
     Index("clicks_by_version", "collection", "version"),
 )
 
+# -- third migration: indexes outside the processes that use them -----------------------------------------------------------------
+
+indexes = Table(
+    "indexes",
+    metadata,
+    Column(
+        "name", String(255), primary_key=True
+    ),  # there; written here before it is made there, and deleted after it is dropped there
+    Column("place", String(512), nullable=False),  # the address of the Milvus
+    Column(
+        "collection", Integer, nullable=False
+    ),  # no foreign key: what a dropped collection leaves is still to be dropped there
+    Column("version", Integer),  # None: it is to be dropped
+    Column("head", String(64), nullable=False),  # SHA-256 of the head
+    Column("ready", Boolean, nullable=False, default=False),  # built and checked once; else it is being built, or was broken off
+    Column(
+        "revision", Integer, nullable=False, default=0
+    ),  # it holds the writes up to here, and of this one the rows up to `key`
+    Column("key", BigInteger, nullable=False, default=0),
+    Column("whole", Boolean, nullable=False, default=True),  # all metadata could be said in its language of filters
+    Column("ef", Integer),  # how widely it is to be searched, where that is not what the options say
+    Column("pace", Float),  # seconds a row that building it took
+    Column("holder", String(64)),  # who writes to it, and until when he has said so
+    Column("until", Float),  # seconds since 1970
+    Column("unused", Float),  # since when nothing needs it; None: something does
+    UniqueConstraint("place", "collection", "version"),
+)
+
 SECOND = (policies, jobs, keys, splits, outcomes, clicks)
-FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND)
+THIRD = (indexes,)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in (*SECOND, *THIRD))

@@ -18,12 +18,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NewType
+from typing import Any
 from urllib.parse import quote
 
+from vecmeta.index.protocol import Expression
 from vecmeta.where import All, Among, Compare, Exists, Node, Not, Scalar, Some
-
-Expression = NewType("Expression", str)
 
 LONGEST = 200  # bytes of a fact
 CAPACITY = 4096  # facts of an item: the longest array that Milvus takes

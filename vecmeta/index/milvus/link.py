@@ -120,7 +120,10 @@ class Link:
                 f"the package {error.name or 'pymilvus'} is missing, which the index {self.options.shown!r} needs: "
                 f"pip install 'vecmeta[milvus]'"
             ) from error
-        for name in ("pymilvus", "milvus_lite"):  # they log each error with its traceback before they raise it: it is told once, by us
+        for name in (
+            "pymilvus",
+            "milvus_lite",
+        ):  # they log each error with its traceback before they raise it: it is told once, by us
             logging.getLogger(name).setLevel(logging.CRITICAL)
         o = self.options
         tls: dict[str, Any] = {"secure": True} if o.uri.startswith("https:") else {}

@@ -61,7 +61,9 @@ class MilvusOptions:
             if not low <= value <= high:
                 raise InvalidConfig(f"{name} of a Milvus index lies from {low} to {high}, not {value!r}")
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", self.prefix):
-            raise InvalidConfig(f"prefix is up to 64 letters, digits and '_' that begin with a letter or '_', not {self.prefix!r}")
+            raise InvalidConfig(
+                f"prefix is up to 64 letters, digits and '_' that begin with a letter or '_', not {self.prefix!r}"
+            )
         if bool(self.cert) != bool(self.key):
             raise InvalidConfig("cert and key of a client belong together: give both or none")
 
@@ -107,7 +109,9 @@ def parse(index: str, folder: Path, environ: Mapping[str, str] = os.environ) -> 
         except ValueError:
             host, port = None, 0
         if url.scheme not in ("http", "https") or not host:
-            raise InvalidConfig(f"index {masked(index)!r} is no address of a Milvus: http://host:19530 or https://host:19530/database")
+            raise InvalidConfig(
+                f"index {masked(index)!r} is no address of a Milvus: http://host:19530 or https://host:19530/database"
+            )
         database = unquote(url.path.strip("/"))
         shown = f"[{host}]" if ":" in host else host
         uri = f"{url.scheme}://{shown}:{port}"
@@ -118,7 +122,9 @@ def parse(index: str, folder: Path, environ: Mapping[str, str] = os.environ) -> 
 
 
 def _options(query: str, index: str) -> dict[str, Any]:
-    types = {f.name: get_type_hints(MilvusOptions)[f.name] for f in fields(MilvusOptions) if f.name not in ("uri", "place", "database")}
+    types = {
+        f.name: get_type_hints(MilvusOptions)[f.name] for f in fields(MilvusOptions) if f.name not in ("uri", "place", "database")
+    }
     found: dict[str, Any] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in types:
