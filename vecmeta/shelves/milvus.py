@@ -53,6 +53,7 @@ class MilvusShelf:
 
     def opened(self, number: int, head: Head, revision: int, catch_up: Callable[[Serving], None]) -> Serving:  # noqa: ARG002
         """The collection that is there, loaded if it was not; built when it is not there, is of another head or does not fit."""
+        self._link.reach()  # a search is not to wait for as long as a build would
         self.sweep()
         row = self._rows.find(number)
         if row is not None and row.ready and row.head == fingerprint(head):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from vecmeta.errors import IndexUnavailable
 from vecmeta.index.milvus.options import MilvusOptions
@@ -30,8 +33,11 @@ _LATER = (  # codes of what passes by itself, and words of the same where the co
 )  # fmt: skip
 _LATER_WORDS = (
     "not ready", "unavailable", "connection refused", "deadline exceeded", "not loaded", "no available", "channel not", "rate limit",
-    "connect failed", "fail connecting", "server stopped", "retry run out", "socket closed", "offline",
+    "connect failed", "timed out", "fail connecting", "server stopped", "retry run out", "socket closed", "offline",
 )  # fmt: skip
+
+_lite: Counter[str] = Counter()  # connections of this process to each milvus-lite
+_counting = threading.Lock()
 
 
 class Missing(IndexUnavailable):
@@ -64,6 +70,7 @@ class Link:
         begin, pause = time.monotonic(), 0.05
         if begin < self._down_until and patience <= PATIENCE:
             raise IndexUnavailable(self._why)
+        patience = 0.0 if self._why and patience <= PATIENCE else patience  # it was away: one try says whether it is back
         while True:
             try:
                 found = function(self._connected())
@@ -84,8 +91,12 @@ class Link:
                 time.sleep(pause * random.uniform(0.5, 1))  # so that not all who wait come back together
                 pause = min(2 * pause, 2.0)
             else:
-                self._down_until = 0.0
+                self._down_until, self._why = 0.0, ""
                 return found
+
+    def reach(self) -> None:
+        """Nothing, if it answers. Raises IndexUnavailable, soon."""
+        self.call("reach it", lambda client: client.get_server_version(timeout=CONNECT_SECONDS))
 
     def close(self) -> None:
         """Let go of the connection; the next call makes a new one."""
@@ -94,9 +105,7 @@ class Link:
             if client is not None:
                 client.close()
                 if self.options.lite:
-                    from milvus_lite.server_manager import server_manager_instance  # what close() leaves locked
-
-                    server_manager_instance.release_server(self.options.uri)
+                    _let_go(self.options.uri)
 
     def _connected(self) -> MilvusClient:
         client = self._client
@@ -130,8 +139,25 @@ class Link:
         tls |= {"server_pem_path": o.ca} if o.ca and not o.cert else {}
         tls |= {"ca_pem_path": o.ca, "client_pem_path": o.cert, "client_key_path": o.key} if o.cert else {}
         tls |= {"server_name": o.server_name} if o.server_name else {}
+        if o.lite:
+            with _counting:
+                _lite[o.uri] += 1
+        else:  # the client would take all its time to find out that nobody is there
+            url = urlsplit(o.uri)
+            socket.create_connection((url.hostname or "", url.port or 0), timeout=CONNECT_SECONDS).close()
         # A connection of its own: pymilvus would share one for each address, and closing it would close the others'.
         return MilvusClient(o.uri, token=o.token, db_name=o.database, timeout=CONNECT_SECONDS, dedicated=True, **tls)
+
+
+def _let_go(path: str) -> None:
+    """Free a milvus-lite's file for other processes once nobody in this one uses it; closing a client leaves it locked."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    with _counting:
+        _lite[path] -= 1
+        if _lite[path] <= 0:
+            del _lite[path]
+            server_manager_instance.release_server(path)
 
 
 def _foreign(error: Exception) -> bool:
