@@ -37,23 +37,29 @@ class Searcher:
         k, node = intake.top(k), parsed(where)
         asked = [queries] if isinstance(queries, (str, bytes, Path, Id)) else list(queries)
         base = self._contents.of_queries(asked)
-        serving = self._servings.current(version)
-        z = serving.head.project(base)
         judged = list(feedback or ())
-        if judged:
-            items, scores = self._judged(serving, judged)
-            landscape = serving.landscape()
-            z = np.stack([bend(row, items, scores, landscape) for row in z]) if len(z) else z
-        return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
+
+        def answer(serving: Serving) -> list[Hits]:
+            z = serving.head.project(base)
+            if judged:
+                items, scores = self._judged(serving, judged)
+                landscape = serving.landscape()
+                z = np.stack([bend(row, items, scores, landscape) for row in z]) if len(z) else z
+            return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
+
+        return self._servings.ask(version, answer)
 
     def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Hits:
         """See `vecmeta.Collection.recommend`."""
         k, node = intake.top(k), parsed(where)
         if not like:
             raise InvalidConfig("recommend() needs at least one liked item")
-        serving = self._servings.current(version)
-        items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
-        return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
+
+        def answer(serving: Serving) -> Hits:
+            items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
+            return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
+
+        return self._servings.ask(version, answer)
 
     def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
         allowed: Allowed = None

@@ -15,12 +15,12 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vecmeta.beside import Beside
 from vecmeta.catalogue.versions import State, VersionStore
 from vecmeta.errors import Cancelled, IndexUnavailable, StorageError
-from vecmeta.index.protocol import FiledIndex
+from vecmeta.index.protocol import FiledIndex, IndexGone
 from vecmeta.meta.head import IdentityHead, Projector, load_head
 from vecmeta.reindex import FLOOR, Reindexed, recall_of
 from vecmeta.serving import Serving
@@ -30,6 +30,7 @@ from vecmeta.types import Progress
 if TYPE_CHECKING:
     from vecmeta.meta.head import Head
 
+T = TypeVar("T")
 KEPT = 3  # versions held in memory: the live one, the one before it, the base
 AWAY = 0.5  # seconds between two tries to bring up to date an index that could not be reached
 PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before it answers without the last writes
@@ -64,6 +65,20 @@ class Servings:
         if serving.due and serving is self._answering:
             self._keeper.begin(serving.version)
         return serving
+
+    def ask(self, number: int | None, question: Callable[[Serving], T]) -> T:
+        """The answer of the serving of a version; of a new one, when its index has been removed from outside meanwhile."""
+        serving: Serving | None = None
+        try:
+            serving = self.current(number)
+            return question(serving)
+        except IndexGone:
+            with self._lock:
+                gone = [n for n, held in self._held.items() if held is serving or (serving is None and number in (None, n))]
+                for version in gone:
+                    del self._held[version]
+                self._answering = None
+        return question(self.current(number))
 
     def settle(self, progress: Progress | None = None) -> None:
         """Bring the index of the live version up to date, what speeds it up included, and wait for it."""
@@ -214,14 +229,6 @@ class Servings:
             self._held.clear()
             self._answering = None
         self._shelf.forget()
-
-    def lost(self, serving: Serving) -> None:
-        """Its index is gone from where it was kept: the next one who asks has it made anew."""
-        with self._lock:
-            if self._held.get(serving.version) is serving:
-                del self._held[serving.version]
-            if self._answering is serving:
-                self._answering = None
 
     def _end(self) -> None:
         for thread in (self._opener, self._keeper, self._chaser):

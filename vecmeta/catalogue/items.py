@@ -211,8 +211,10 @@ class ItemStore:
             rows = connection.execution_options(yield_per=_PAGE).execute(
                 select(*columns).where(*newer).order_by(c.revision, c.key).limit(limit)
             )
-            yield Changes(revision, removed, changed, self._pages(rows.partitions()))
-            rows.close()
+            try:
+                yield Changes(revision, removed, changed, self._pages(rows.partitions()))
+            finally:
+                rows.close()  # or the pooled connection would keep reading the old snapshot, and could not write
 
     def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[Page]:
         for rows in partitions:

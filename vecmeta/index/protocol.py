@@ -23,11 +23,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NewType, Protocol, Self, TypeAlias
 
+from vecmeta.errors import IndexUnavailable
 from vecmeta.types import Keys, Matching, Vectors
 from vecmeta.where import Node
 
 Expression = NewType("Expression", str)
 Allowed: TypeAlias = Keys | Matching | Expression | None
+
+
+class IndexGone(IndexUnavailable):
+    """Somebody removed from outside what an index lives in; opened again, it is built again."""
+
+    code = IndexUnavailable.code
 
 
 class VectorIndex(Protocol):

@@ -22,8 +22,8 @@ from vecmeta.catalogue.items import ItemStore
 from vecmeta.errors import Conflict, IndexUnavailable
 from vecmeta.index import open_index
 from vecmeta.index.milvus.index import MilvusIndex
-from vecmeta.index.milvus.link import Link, Missing
-from vecmeta.index.protocol import FiledIndex, VectorIndex
+from vecmeta.index.milvus.link import Link
+from vecmeta.index.protocol import FiledIndex, IndexGone, VectorIndex
 from vecmeta.meta.head import Head, Projector
 from vecmeta.reindex import Reindexed
 from vecmeta.serving import Serving, fingerprint
@@ -113,7 +113,7 @@ class MilvusShelf:
         while True:
             row = self._rows.find(serving.version)
             if row is None or row.name != index.name:
-                raise Missing(f"the index of version {serving.version} was removed by another process")
+                raise IndexGone(f"the index of version {serving.version} was removed by another process")
             if row.revision >= wanted and not row.key:
                 if seen != row.revision:
                     index.refresh()
@@ -155,14 +155,15 @@ class MilvusShelf:
         alias, ours, timeout = self.alias, self._rows.names(), self._link.options.timeout
 
         def point(client: MilvusClient) -> bool:
-            there = alias in client.list_aliases(timeout=timeout).get("aliases", [])
-            if not there and not client.has_collection(alias, timeout=timeout):
-                client.create_alias(row.name, alias, timeout=timeout)
-                return True
-            if there or client.describe_alias(alias, timeout=timeout)["collection_name"] in ours:
+            if alias in client.list_aliases(timeout=timeout).get("aliases", []):
+                if client.describe_alias(alias, timeout=timeout)["collection_name"] not in ours:
+                    return False
                 client.alter_alias(row.name, alias, timeout=timeout)
-                return True
-            return False
+            elif client.has_collection(alias, timeout=timeout):  # a collection of that name
+                return False
+            else:
+                client.create_alias(row.name, alias, timeout=timeout)
+            return True
 
         try:
             if not self._link.call("set an alias", point):

@@ -38,7 +38,7 @@ Stages = dict[str, float]
 class Unfit(IndexUnavailable):
     """What was built is not what was to be built."""
 
-    code = "index_unavailable"
+    code = IndexUnavailable.code
 
 
 class Pipeline:

@@ -36,7 +36,7 @@ FLUSH_FROM = 2000  # rows written since the last flush that make one worth it
 class MilvusIndex:
     """See `vecmeta.index.protocol`. Of a collection that is there, or that `table.create` and `open` are to make.
 
-    Every method raises IndexUnavailable, or Missing when somebody dropped the collection.
+    Every method raises IndexUnavailable, or IndexGone when somebody dropped the collection.
     """
 
     kind = "milvus"

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from vecmeta.errors import IndexUnavailable
 from vecmeta.index.milvus.options import MilvusOptions
+from vecmeta.index.protocol import IndexGone
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -24,15 +25,16 @@ PATIENCE = 1.0  # seconds that a search goes on trying
 WORKING_PATIENCE = 60.0  # and that a build does: a Milvus that is started anew takes a while
 CONNECT_SECONDS = 3.0
 DOWN_SECONDS = 1.0  # for so long after a failure nobody tries: each answer would take as long to fail
+NOT_LOADED = 101
 _NOT_FOUND = (100, 1600, 4)
 _LATER = (  # codes of what passes by itself, and words of the same where the code says nothing
     8,  # rate limit
-    101, 103, 106,  # not loaded (yet)
+    103, 106,  # not loaded wholly
     2, 3, 5, 500, 502, 503, 504,  # not ready, no memory or disk at the moment; channels and nodes that are being moved
     901, 902,
 )  # fmt: skip
 _LATER_WORDS = (
-    "not ready", "unavailable", "connection refused", "deadline exceeded", "not loaded", "no available", "channel not", "rate limit",
+    "not ready", "unavailable", "connection refused", "deadline exceeded", "no available", "channel not", "rate limit",
     "connect failed", "timed out", "fail connecting", "server stopped", "retry run out", "socket closed", "offline",
 )  # fmt: skip
 
@@ -40,10 +42,10 @@ _lite: Counter[str] = Counter()  # connections of this process to each milvus-li
 _counting = threading.Lock()
 
 
-class Missing(IndexUnavailable):
-    """What was asked of Milvus is not there: a collection that somebody dropped."""
+class Unloaded(IndexUnavailable):
+    """A collection has to be loaded before it is asked; after a restart some servers do not do that by themselves."""
 
-    code = "index_unavailable"
+    code = IndexUnavailable.code
 
 
 class Link:
@@ -64,7 +66,7 @@ class Link:
             patience: seconds to go on trying.
 
         Raises:
-            Missing: what it is about is not there.
+            IndexGone: what it is about is not there.
             IndexUnavailable: Milvus cannot be reached, is not ready, or refuses; says what it said.
         """
         begin, pause = time.monotonic(), 0.05
@@ -81,7 +83,9 @@ class Link:
                     raise
                 code, text = _said(error)
                 if _not_there(code, text):
-                    raise Missing(f"{doing}: not in the Milvus at {self.options.shown}: {text}") from error
+                    raise IndexGone(f"{doing}: not in the Milvus at {self.options.shown}: {text}") from error
+                if code == NOT_LOADED:
+                    raise Unloaded(f"{doing}: not loaded in the Milvus at {self.options.shown}: {text}") from error
                 why = f"{doing}: the Milvus at {self.options.shown} does not answer as it should: {text}"
                 if not _passes(code, text):
                     raise IndexUnavailable(why) from error

@@ -14,7 +14,8 @@ import numpy as np
 
 from vecmeta.errors import IndexUnavailable
 from vecmeta.index.milvus.facts import CAPACITY, LONGEST
-from vecmeta.index.milvus.link import PATIENCE, WORKING_PATIENCE, Link, Missing
+from vecmeta.index.milvus.link import PATIENCE, WORKING_PATIENCE, Link, Unloaded
+from vecmeta.index.protocol import IndexGone
 from vecmeta.types import Keys, Vectors
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ STRONG = "Strong"  # after everything that anybody wrote before
 
 
 class Table:
-    """See the module. Every method raises IndexUnavailable, or Missing when the collection is not there (any more)."""
+    """See the module. Every method raises IndexUnavailable, or IndexGone when the collection is not there (any more)."""
 
     def __init__(self, link: Link, name: str, dim: int) -> None:
         self.name, self.dim = name, dim
@@ -82,6 +83,11 @@ class Table:
             go_on()
             time.sleep(0.05)
 
+    def _load(self) -> None:
+        self._link.call(
+            "load a collection", lambda c: c.load_collection(self.name, timeout=self._timeout, _async=True), WORKING_PATIENCE
+        )
+
     def await_index(self, go_on: Callable[[], None]) -> None:
         """Wait until all that was flushed is in the index."""
         pause = 0.02
@@ -109,7 +115,7 @@ class Table:
 
     def drop(self) -> None:
         """Delete the collection; nothing when it is not there."""
-        with contextlib.suppress(Missing):
+        with contextlib.suppress(IndexGone):
             self._call("drop a collection", lambda c: c.drop_collection(self.name, timeout=self._timeout))
 
     # -- rows ----------------------------------------------------------------------------------------------------------------
@@ -175,4 +181,11 @@ class Table:
         return rows
 
     def _call(self, doing: str, function: Callable[[MilvusClient], T], patience: float = PATIENCE) -> T:
-        return self._link.call(doing, function, patience)
+        try:
+            return self._link.call(doing, function, patience)
+        except Unloaded:
+            until = time.monotonic() + patience
+            self._load()
+            while time.monotonic() < until and not self.loaded():
+                time.sleep(0.05)
+            return self._link.call(doing, function, patience)
