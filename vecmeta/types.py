@@ -190,7 +190,7 @@ class Report:
                   judgements are, 1 being the limit of what was usual.
     ``harmed``    share of sampled unlabelled items whose neighbourhood was torn, in [0, 1].
     ``changed``   the top lists that moved most.
-    ``seconds``   by stage, and "total".
+    ``seconds``   by stage, and "total"; parts of a stage as "building: insert", where an index in a Milvus was built.
     ``notes``     what is worth knowing besides, in sentences; so far what the judgements have that the start never saw.
     ``contradictions``  where judgements contradict each other, a sentence each, at most 20; they are learned from all the same.
     ``indexing``  how its index was made: "kept", the graph that was there under the new vectors; "rebuilding", the same, but the metric

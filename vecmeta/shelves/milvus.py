@@ -152,18 +152,18 @@ class MilvusShelf:
         row = self._rows.find(number)
         if row is None or self._aliased == number:
             return
-        alias, ours, timeout = self.alias, self._rows.names(), self._link.options.timeout
+        alias, timeout = self.alias, self._link.options.timeout
 
         def point(client: MilvusClient) -> bool:
-            if alias in client.list_aliases(timeout=timeout).get("aliases", []):
-                if client.describe_alias(alias, timeout=timeout)["collection_name"] not in ours:
-                    return False
-                client.alter_alias(row.name, alias, timeout=timeout)
-            elif client.has_collection(alias, timeout=timeout):  # a collection of that name
-                return False
-            else:
+            target = self._pointed()
+            if target is None and not client.has_collection(alias, timeout=timeout):
                 client.create_alias(row.name, alias, timeout=timeout)
-            return True
+                return True
+            # One whose collection was dropped stays behind in some versions of Milvus.
+            free = target is not None and (target in self._rows.names() or not client.has_collection(target, timeout=timeout))
+            if free:
+                client.alter_alias(row.name, alias, timeout=timeout)
+            return free
 
         try:
             if not self._link.call("set an alias", point):
@@ -175,6 +175,14 @@ class MilvusShelf:
             self._aliased = number
         except IndexUnavailable as error:
             warnings.warn(f"the alias {alias!r} was not set: {error}", stacklevel=2)
+
+    def _pointed(self) -> str | None:
+        """The name of the collection that the alias stands for."""
+        try:
+            about = self._link.call("read an alias", lambda c: c.describe_alias(self.alias, timeout=self._link.options.timeout))
+        except IndexGone:
+            return None
+        return str(about["collection_name"])
 
     @property
     def alias(self) -> str:
@@ -192,7 +200,10 @@ class MilvusShelf:
         self.sweep()
 
     def forget(self) -> None:
-        """Drop all of them."""
+        """Drop all of them, and the alias."""
+        with contextlib.suppress(IndexUnavailable):
+            if self._pointed() in self._rows.names():
+                self._link.call("drop an alias", lambda c: c.drop_alias(self.alias, timeout=self._link.options.timeout))
         self.sweep()
 
     def sweep(self) -> None:
