@@ -14,8 +14,8 @@ import pytest
 import vecmeta as vm
 from tests.conftest import WordCounter
 from tests.tinymodels import TOPICS, tiny_text, topic_texts
-from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.migrations import MIGRATIONS, migrate
+from vecmeta.catalogue.sqlite import SqliteEngine
 from vecmeta.folds import exam
 from vecmeta.judged import resolve
 from vecmeta.worker import Worker
@@ -357,7 +357,7 @@ def test_collections_without_contents(db: vm.Database, taught: vm.Collection) ->
 
 def test_a_database_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
-    engine = Engine(tmp_path / "db" / "vecmeta.db")
+    engine = SqliteEngine(tmp_path / "db" / "vecmeta.db")
     assert migrate(engine, MIGRATIONS[:2]) == 2
     engine.close()
     with vm.open(tmp_path / "db", device="cpu") as db:

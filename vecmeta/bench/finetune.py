@@ -210,7 +210,7 @@ class Trial:
         return {part: map_at_r_by_labels(z[rows], y[rows]) for part, rows in parts.items()}
 
     def _changes(self, after: dict[str, Floats]) -> dict[str, float]:
-        found = {}
+        found: dict[str, float] = {}
         for part in PARTS:
             gain = after[part] - self._base[part]
             found |= {f"{part}_base": float(self._base[part].mean()), f"{part}_gain": float(gain.mean())}
