@@ -88,7 +88,7 @@ def _equals(values: tuple[Scalar, ...]) -> ColumnElement[bool]:
 
 def _if(kind: str, condition: ColumnElement[bool]) -> ColumnElement[bool]:
     # CASE, for the sides of an AND come in any order, and a text is no number.
-    return case((kind == _KIND, condition), else_=false())
+    return case({kind: condition}, value=_KIND, else_=false())
 
 
 def _unpacked(values: list[str]) -> ColumnElement[str]:
