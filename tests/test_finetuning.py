@@ -145,6 +145,27 @@ def test_index_files_of_a_fine_tuned_version_can_be_lost(tuned: vm.Collection, t
     assert ids(tuned.search("bread soup", 8)) == expected
 
 
+def test_a_milvus_holds_each_version_under_its_encoder(tuned: vm.Collection, tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite", reason="the package milvus-lite is not installed (pip install 'vecmeta[milvus]')")
+
+    def scores(collection: vm.Collection, version: int) -> list[list[float]]:
+        found = collection.search_many(["bread soup", "the rain storm"], 8, version=version)
+        return [[hit.score for hit in hits] for hits in found]
+
+    expected = {version: scores(tuned, version) for version in (0, 1)}
+    assert np.abs(np.subtract(expected[0], expected[1])).max() > 0.01
+    tuned.close()
+    with vm.open(tmp_path / "db", index="milvus-lite", device="cpu") as db:
+        c = db.collection("docs")
+        for version in (1, 0):
+            np.testing.assert_allclose(scores(c, version), expected[version], atol=1e-4)
+        c.add([vm.Item("new", "bread soup", {"topic": "food"})])
+        for version in (None, 0, 1):
+            assert ids(c.search("bread soup", 1, version=version)) == ["new"]
+        c.delete(["new"])
+        np.testing.assert_allclose(scores(c, 1), expected[1], atol=1e-4)
+
+
 def test_adapting_on_top_of_a_fine_tuned_encoder(tuned: vm.Collection) -> None:
     tuned.feedback([vm.Judgement(f"i{n}", concept=str(n // EACH)) for n in range(EACH * 4) if n % EACH < 6])
     tuned.feedback([vm.Judgement("i3", query="bread soup"), vm.Judgement("i30", query="bread soup", score=-1.0)])

@@ -273,6 +273,35 @@ def test_a_lease_runs_out(c: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> 
         rows.advance(name, "dead")
 
 
+def test_rows_of_a_postgresql_database(postgres_url: str, tmp_path: Path, clusters: Clusters) -> None:
+    """Leases, places in the order of writes and what is to be dropped, by the statements of the other database."""
+    pytest.importorskip("milvus_lite", reason="the package milvus-lite is not installed (pip install 'vecmeta[milvus]')")
+    with vm.open(postgres_url, index="milvus-lite?grace=0", device="cpu", files=tmp_path / "one") as db:
+        c = db.create("c", encoder="vectors", dim=clusters.dim)
+        c.add_vectors(clusters.ids, clusters.x, [{"said": "a\x01b", "n": n} for n in range(len(clusters.ids))])
+        query = clusters.x[0]
+        assert c.search(query, 1)[0].id == clusters.ids[0]
+        assert c.search(query, 1, where={"n": {"$gt": 0}})[0].id != clusters.ids[0]
+        assert c.search(query, 1, where={"said": "a\x01b"})[0].metadata["said"] == "a\x01b"
+        rows, name = shelf(c)._rows, named(c, 0)
+        assert rows.lease(name, "other") is not None
+        assert rows.lease(name, "third") is None
+        rows.advance(name, "other")
+        with pytest.raises(vm.Conflict):
+            rows.advance(name, "third")
+        rows.release(name, "other")
+        assert rows.begin(0, "another", "head").name == name  # who comes second gets the first one's
+        c.feedback(clusters.judgements(range(6), 5))
+        assert c.adapt().decision == "promoted"
+        assert c.search(query, 1).version == 1
+        with vm.open(postgres_url, index="milvus-lite", device="cpu", files=tmp_path / "two") as other:  # another machine's file
+            assert other.collection("c").search(query, 1).version == 1
+            assert named(other.collection("c"), 1) != named(c, 1)
+        c.delete(clusters.ids[:1])
+        assert clusters.ids[0] not in {hit.id for hit in c.search(query, 5)}
+        db.drop("c")
+
+
 def test_a_dry_run_tells_the_cost(c: vm.Collection, clusters: Clusters) -> None:
     cost = c.adapt(dry_run=True).cost
     assert cost["rows"] == 400
