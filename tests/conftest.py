@@ -15,6 +15,10 @@ import pytest
 
 import vecmeta as vm
 from tests.postgres import QUICK, Postgres, running
+from tests.realmilvus import RealMilvus, why_not
+from vecmeta.index.milvus.link import Link
+from vecmeta.index.milvus.options import parse
+from vecmeta.shelves.files import FileShelf
 from vecmeta.types import Content, Vectors
 
 WORDS = ("red", "green", "blue", "cat", "dog", "car")
@@ -39,6 +43,13 @@ class WordCounter:
             rows.append([float(text.split().count(word)) for word in WORDS] + [0.1])
         x = np.array(rows, dtype=np.float32).reshape(-1, self.dim)
         return np.asarray(x / np.linalg.norm(x, axis=1, keepdims=True), dtype=np.float32)
+
+
+def index_files(collection: vm.Collection) -> FileShelf:
+    """Where a collection keeps its index files."""
+    shelf = collection._servings._shelf
+    assert isinstance(shelf, FileShelf)
+    return shelf
 
 
 # Modules whose tests run on SQLite and on PostgreSQL: all of those that use the fixture `db`.
@@ -120,3 +131,29 @@ def taught(db: vm.Database, clusters: Clusters) -> vm.Collection:
     collection.add_vectors(clusters.ids, clusters.x, [{"label": int(label)} for label in clusters.label])
     collection.feedback(clusters.judgements(range(6), 5))
     return collection
+
+
+@pytest.fixture(scope="session")
+def real_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Milvus server that all tests share."""
+    reason = why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with RealMilvus(tmp_path_factory.mktemp("milvus")) as server:
+        yield server.uri
+
+
+@pytest.fixture(scope="session")
+def real_link(real_milvus: str) -> Iterator[Link]:
+    link = Link(parse(real_milvus, Path()))
+    yield link
+    link.close()
+
+
+@pytest.fixture(scope="session")
+def lite_link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Link]:
+    """milvus-lite in a folder that all tests share."""
+    pytest.importorskip("milvus_lite", reason="the package milvus-lite is not installed (pip install 'vecmeta[milvus]')")
+    link = Link(parse("milvus-lite", tmp_path_factory.mktemp("lite")))
+    yield link
+    link.close()

@@ -14,8 +14,8 @@ import pytest
 import vecmeta as vm
 from tests.conftest import WordCounter
 from tests.tinymodels import TOPICS, tiny_text, topic_texts
-from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.migrations import MIGRATIONS, migrate
+from vecmeta.catalogue.sqlite import SqliteEngine
 from vecmeta.folds import exam
 from vecmeta.judged import resolve
 from vecmeta.worker import Worker
@@ -143,6 +143,27 @@ def test_index_files_of_a_fine_tuned_version_can_be_lost(tuned: vm.Collection, t
     tuned.close()
     shutil.rmtree(tmp_path / "db" / "index")
     assert ids(tuned.search("bread soup", 8)) == expected
+
+
+def test_a_milvus_holds_each_version_under_its_encoder(tuned: vm.Collection, tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite", reason="the package milvus-lite is not installed (pip install 'vecmeta[milvus]')")
+
+    def scores(collection: vm.Collection, version: int) -> list[list[float]]:
+        found = collection.search_many(["bread soup", "the rain storm"], 8, version=version)
+        return [[hit.score for hit in hits] for hits in found]
+
+    expected = {version: scores(tuned, version) for version in (0, 1)}
+    assert np.abs(np.subtract(expected[0], expected[1])).max() > 0.01
+    tuned.close()
+    with vm.open(tmp_path / "db", index="milvus-lite", device="cpu") as db:
+        c = db.collection("docs")
+        for version in (1, 0):
+            np.testing.assert_allclose(scores(c, version), expected[version], atol=1e-4)
+        c.add([vm.Item("new", "bread soup", {"topic": "food"})])
+        for version in (None, 0, 1):
+            assert ids(c.search("bread soup", 1, version=version)) == ["new"]
+        c.delete(["new"])
+        np.testing.assert_allclose(scores(c, 1), expected[1], atol=1e-4)
 
 
 def test_adapting_on_top_of_a_fine_tuned_encoder(tuned: vm.Collection) -> None:
@@ -357,7 +378,7 @@ def test_collections_without_contents(db: vm.Database, taught: vm.Collection) ->
 
 def test_a_database_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
-    engine = Engine(tmp_path / "db" / "vecmeta.db")
+    engine = SqliteEngine(tmp_path / "db" / "vecmeta.db")
     assert migrate(engine, MIGRATIONS[:2]) == 2
     engine.close()
     with vm.open(tmp_path / "db", device="cpu") as db:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,9 @@ from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.index.graph import Graph
 from vecmeta.index.keys import KeyTable
 from vecmeta.index.locks import ReadWriteLock
+from vecmeta.index.milvus.index import MilvusIndex
+from vecmeta.index.milvus.table import Table
+from vecmeta.index.protocol import FiledIndex
 from vecmeta.types import Keys, Matching, Vectors
 
 DIM = 16
@@ -57,11 +61,33 @@ MODES: dict[str, Callable[[], VectorIndex]] = {
 Make = Callable[[], VectorIndex]
 
 
-@pytest.fixture(params=MODES)
-def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
+@pytest.fixture(params=[*MODES, "milvus-lite"])
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    if request.param == "milvus-lite":
+        link, made = request.getfixturevalue("lite_link"), list[MilvusIndex]()
+
+        def empty() -> VectorIndex:
+            index = MilvusIndex(link, f"t_{secrets.token_hex(8)}", DIM)
+            index.table.create()
+            index.open()
+            made.append(index)
+            return index
+
+        yield empty
+        for index in made:
+            Table(link, index.name, DIM).drop()
+        return
     if request.param in ("faiss-hnsw", "faiss-half"):
         monkeypatch.setattr(graph, "EXACT_PER_EF", 0)  # walk the graph even where scoring all rows would be quicker
-    return MODES[request.param]
+    yield MODES[request.param]
+
+
+@pytest.fixture
+def make_filed(make: Make) -> Make:
+    """Of those that live in the memory of this process."""
+    if isinstance(index := make(), MilvusIndex):
+        pytest.skip(f"{index.kind} keeps its own files")
+    return make
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -272,10 +298,10 @@ def test_keys_and_k_that_cannot_be_used(make: Make) -> None:
     assert len(index) == 0
 
 
-def test_dump_and_load(make: Make, tmp_path: Path) -> None:
+def test_dump_and_load(make_filed: Make, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
     for step, n in enumerate((0, 1, 500)):
-        index, x, queries = make(), unit(rng, n), unit(rng, 3)
+        index, x, queries = cast(FiledIndex, make_filed()), unit(rng, n), unit(rng, 3)
         keys = rng.permutation(10**6)[:n]
         index.add(keys, x)
         held = dict(zip(keys.tolist(), x, strict=True))
@@ -304,8 +330,8 @@ def test_a_closed_index_says_so(make: Make) -> None:
         index.add(ints(1), np.eye(1, DIM, dtype=np.float32))
 
 
-def test_a_write_that_breaks_off_leaves_an_index_that_refuses(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = make()
+def test_a_write_that_breaks_off_leaves_an_index_that_refuses(make_filed: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make_filed()
 
     def append(self: KeyTable, keys: Keys) -> None:
         raise MemoryError

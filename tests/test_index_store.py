@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from vecmeta.errors import InvalidConfig, StorageError, StorageFull, StorageReadOnly
-from vecmeta.index import VectorIndex, open_index, store
+from vecmeta.index import open_index, store
+from vecmeta.index.protocol import FiledIndex
 from vecmeta.index.store import IndexDamagedWarning, load, save
 
 DIM = 8
@@ -29,7 +30,7 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def filled(kind: str, n: int = 300, seed: int = 0) -> VectorIndex:
+def filled(kind: str, n: int = 300, seed: int = 0) -> FiledIndex:
     x = np.random.default_rng(seed).standard_normal((n, DIM)).astype(np.float32)
     index = open_index(kind, DIM, **OPTIONS[kind])
     index.add(np.arange(n), x / np.linalg.norm(x, axis=1, keepdims=True))

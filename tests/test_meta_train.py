@@ -25,6 +25,7 @@ import vecmeta as vm
 from tests import test_cli
 from tests.conftest import Clusters
 from vecmeta.cli import meta_train as cli
+from vecmeta.cli import render
 from vecmeta.encoders.image import NETWORKS
 from vecmeta.errors import Cancelled, InvalidConfig, StorageDamaged
 from vecmeta.meta.recipe import checkpoint_of, held_out, make_start
@@ -439,7 +440,7 @@ def test_ctrl_c_and_the_same_command_again(run: Run, own: str, tmp_path: Path, m
         yield stopping(51, KeyboardInterrupt)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.render, "renewed_progress", stopped)
+        patch.setattr(render, "renewed_progress", stopped)
         result = run(*arguments, "--out", str(out), code=130)
     assert result.err == f"stopped; the same command goes on from {out}.checkpoint\n"
     kept = checkpoint_of(out).read_bytes()
@@ -462,7 +463,7 @@ def test_a_stage_keeps_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    with cli.render.renewed_progress() as progress:
+    with render.renewed_progress() as progress:
         for step in range(1, 4):
             progress(f"meta-train: loss {10 - step}.00, validation +0.05{step}", step, 3)
         progress("encode [a].npz", 1, 1)

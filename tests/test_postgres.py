@@ -256,8 +256,8 @@ def test_base_vectors_come_from_a_cursor_of_the_server(catalogue: Catalogue, mon
         # What is written now, by another connection, is not in it.
         catalogue.items(row).delete(SMALL.ids[:50])
         rest = list(pages)
-    assert [len(first[0]), *(len(keys) for keys, _ in rest)] == [10] * 14 + [4]
-    assert np.array_equal(np.concatenate([first[1], *(vectors for _, vectors in rest)]), SMALL.x)
+    assert [len(page.keys) for page in (first, *rest)] == [10] * 14 + [4]
+    assert np.array_equal(np.concatenate([page.vectors for page in (first, *rest)]), SMALL.x)
     with store.changes(changes.revision) as later:
         assert (len(later.removed), later.changed) == (50, 0)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import vecmeta as vm
+from tests.conftest import index_files
 from vecmeta import preview
 from vecmeta.cli import render
 from vecmeta.meta.head import IdentityHead, Projector
@@ -43,7 +44,7 @@ def test_the_estimate_is_near_the_truth_and_quick(filled: vm.Collection) -> None
         begin = time.perf_counter()
         serving, _ = servings.candidate(7, head)
         real = time.perf_counter() - begin
-        size = files(servings._files(7))
+        size = files(index_files(filled).files(7))
         servings.discard(7)
         assert cost["rows"] == len(serving.index) == filled.count()
         assert cost["bytes"] == pytest.approx(size, rel=0.01)
@@ -54,10 +55,10 @@ def test_the_estimate_is_near_the_truth_and_quick(filled: vm.Collection) -> None
 
 def test_it_leaves_nothing_behind(filled: vm.Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    before = files(filled._servings._folder)
+    before = files(index_files(filled).folder)
     preview.cost(filled._items, filled._servings, Projector(IdentityHead(64).project))
     assert list(tmp_path.iterdir()) == []
-    assert files(filled._servings._folder) == before
+    assert files(index_files(filled).folder) == before
 
 
 def test_a_slow_machine_tries_less(filled: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.serving", 2),
     ("vecmeta.reindex", 2),
     ("vecmeta.sample", 2),
+    ("vecmeta.shelves", 2),
     ("vecmeta.servings", 3),
     ("vecmeta.spaces", 3),
     ("vecmeta.compared", 3),

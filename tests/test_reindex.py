@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import vecmeta as vm
-from tests.conftest import Clusters
+from tests.conftest import Clusters, index_files
 from vecmeta import reindex, serving, servings, threads
+from vecmeta.catalogue.items import Page
 from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.meta.head import CHUNK, IdentityHead, Memory, MemoryHead, Projector
 from vecmeta.meta.projecting import projector
@@ -24,7 +25,7 @@ def linked(taught: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> vm.Collect
     assert FaissIndex.__init__.__kwdefaults__ is not None
     monkeypatch.setitem(FaissIndex.__init__.__kwdefaults__, "hnsw_from", 100)
     taught.close()
-    for path in taught._servings._folder.rglob("*.*"):
+    for path in index_files(taught).folder.rglob("*.*"):
         path.unlink()
     with pytest.warns(UserWarning, match="deleted the damaged index"):
         taught.settle()
@@ -158,7 +159,7 @@ def test_files_are_there_before_the_swap_where_nobody_searches_and_after_it_wher
     activate = linked._versions.activate
 
     def noted(*given: object) -> object:
-        written.append(len(list(Path(linked._servings._files(given[0])).glob("r*"))))  # type: ignore[arg-type]
+        written.append(len(list(Path(index_files(linked).files(int(str(given[0])))).glob("r*"))))
         return activate(*given)  # type: ignore[arg-type]
 
     monkeypatch.setattr(linked._versions, "activate", noted)
@@ -168,7 +169,7 @@ def test_files_are_there_before_the_swap_where_nobody_searches_and_after_it_wher
     assert linked.adapt().version == 2
     assert written == [1, 0]
     linked.settle()
-    assert list(linked._servings._files(2).glob("r*"))
+    assert list(index_files(linked).files(2).glob("r*"))
 
 
 # -- what it is made of
@@ -206,11 +207,11 @@ def test_the_projector_does_what_the_head_does(strength: float, linear: bool) ->
 
 
 def test_pages_come_in_their_order_and_errors_come_out() -> None:
-    pages = [(np.arange(n, n + 3), np.full((3, 2), n, np.float32)) for n in range(40)]
+    pages = [Page(np.arange(n, n + 3), np.full((3, 2), n, np.float32), None, n, n + 2) for n in range(40)]
     for count in (1, 3):
         found = list(reindex.projected(Projector(lambda x: -x, count), iter(pages)))
-        assert [keys[0] for keys, _ in found] == list(range(40))
-        assert all((z == -n).all() for n, (_, z) in enumerate(found))
+        assert [(page.keys[0], page.revision) for page in found] == [(n, n) for n in range(40)]
+        assert all((page.vectors == -n).all() for n, page in enumerate(found))
 
     def fails(x: Vectors) -> Vectors:
         raise MemoryError(str(x[0, 0]))
@@ -239,7 +240,7 @@ def test_recall_is_of_others_than_the_one_that_asks() -> None:
 
 
 def test_samples_are_kept_until_something_is_written(taught: vm.Collection, clusters: Clusters) -> None:
-    sampler = taught._sampler
+    sampler = taught._spaces.own.sampler
     first = sampler.sample(0)
     assert (first.count, len(first.ids)) == (400, 400)
     taught.feedback(clusters.judgements(range(6, 8), 2))
@@ -292,7 +293,7 @@ def test_a_graph_that_grew_topic_by_topic_is_looked_at_and_made_anew(
         return 0.5 if len(looked) == 1 else looked[-1]
 
     monkeypatch.setattr(servings, "recall_of", recall_of)
-    with vm.open(taught._servings._folder.parent.parent, device="cpu") as other:
+    with vm.open(index_files(taught).folder.parent.parent, device="cpu") as other:
         c = other.collection("clusters")
         assert graph_of(c) == (0, 400)
         c.settle()
@@ -320,7 +321,7 @@ def test_what_a_new_graph_does_not_mend_is_let_be(taught: vm.Collection, monkeyp
         return 0.5
 
     monkeypatch.setattr(servings, "recall_of", recall_of)
-    with vm.open(taught._servings._folder.parent.parent, device="cpu") as other:
+    with vm.open(index_files(taught).folder.parent.parent, device="cpu") as other:
         c = other.collection("clusters")
         c.settle()
         assert len(looked) == 2

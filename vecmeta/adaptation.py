@@ -165,6 +165,7 @@ def publish(
             with clock.stage("building"):
                 serving, made = servings.candidate(number, head, progress, by, encoder)
             servings.adopt(serving)
+            clock.seconds |= {f"building: {stage}": seconds for stage, seconds in made.seconds.items()}
             recall = {} if made.recall is None else {"recall": made.recall}
             report = replace(report, indexing=made.how, metrics={**report.metrics, **recall})
             if activate:

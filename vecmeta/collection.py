@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -13,14 +12,16 @@ from numpy.typing import ArrayLike
 
 from vecmeta import intake
 from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.versions import VersionStore
 from vecmeta.contents import OWN, Contents
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import InvalidConfig
-from vecmeta.index import open_index
 from vecmeta.sample import Sampler
 from vecmeta.searching import Searcher, parsed
 from vecmeta.servings import Servings
+from vecmeta.shelves.protocol import Under
 from vecmeta.spaces import OWN_ENCODER, Space, Spaces
 from vecmeta.teaching import Teaching
 from vecmeta.traffic import Traffic
@@ -36,18 +37,20 @@ class Collection(Teaching):
     """
 
     def __init__(
-        self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, index: str, device: str, folder: Path
-    ) -> None:
+        self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, device: str, encoders: Path,
+        servings: Callable[[ItemStore, VersionStore, Under], Servings],
+    ) -> None:  # fmt: skip
+        """``encoders`` is the folder of the fine-tuned ones; ``servings`` makes what answers searches."""
         items, log, versions = catalogue.items(row), catalogue.judgements(row), catalogue.versions(row)
         contents = Contents(row, items, encoder)
         own = Space(OWN_ENCODER, encoder, items, log, contents, Sampler(items, versions))
-        spaces = Spaces(own, catalogue.encoders(row), versions, folder.parent.parent / "encoders" / folder.name, device)
-        servings = Servings(items, versions, row.dim, partial(open_index, index, row.dim), folder, lambda n: spaces.of(n).items)
-        super().__init__(row, items, log, versions, contents, spaces, servings, catalogue.traffic(row), device)
-        self._writer = Writer(items, contents, servings)
-        self._searcher = Searcher(items, spaces, servings)
+        spaces = Spaces(own, catalogue.encoders(row), versions, encoders, device)
+        made = servings(items, versions, lambda number: spaces.of(number).items)
+        super().__init__(row, items, log, versions, contents, spaces, made, catalogue.traffic(row), device)
+        self._writer = Writer(items, contents, made)
+        self._searcher = Searcher(items, spaces, made)
         self._policies = catalogue.policies(row)
-        self._traffic = Traffic(self._shares, servings)
+        self._traffic = Traffic(self._shares, made)
 
     # -- what it is ----------------------------------------------------------------------------------------------------------
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vecmeta import intake
+from vecmeta.catalogue.catalogue import CollectionRow
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.versions import VersionStore
 from vecmeta.collection import Collection
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.errors import EncoderMismatch, InvalidConfig
-from vecmeta.index import open_index
 from vecmeta.jobs import Jobs
 from vecmeta.keys import Keys
 from vecmeta.places import located, shown
+from vecmeta.servings import Servings
+from vecmeta.shelves.opening import Shelves, known
+from vecmeta.shelves.protocol import Under
 from vecmeta.types import Progress
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
@@ -35,7 +40,8 @@ def open(
     Args:
         url: a folder; it holds the SQLite database (the truth) and the index files (derived). Or ``postgresql+psycopg://…``, an empty
             database of a PostgreSQL server at first, which any number of processes and machines share.
-        index: "faiss", or "exact" (brute force).
+        index: "faiss", or "exact" (brute force): in the memory of each process, with copies in files; "http://host:19530", a Milvus
+            that processes share, or "milvus-lite", one in this process (see `vecmeta.index.milvus.options` for what can be set).
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
         files: the folder of the index files. None: the database's own folder; for a URL one in this user's cache, by the database's
             identity. They are derived: without them indexes are built again. Processes of one machine do well to share them.
@@ -66,9 +72,10 @@ class Database:
         self.url = os.fspath(url)
         if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise InvalidConfig(f"device is auto, cpu, cuda or mps, not {device!r}")
-        open_index(index, 1).close()  # an unknown kind is an error now, not at the first search
-        self._index, self._device = index, device
+        known(index)
+        self._device = device
         self._catalogue, self.folder = located(self.url, files)
+        self._shelves = Shelves(index, self.folder, own=files is None and "://" not in self.url)
         self.jobs = Jobs(self._catalogue)  # long work, done by workers of any process
         self.keys = Keys(self._catalogue)  # who may do what over HTTP
         self._open: dict[str, Collection] = {}
@@ -89,7 +96,7 @@ class Database:
         made = open_encoder(encoder, dim=dim, device=self._device)
         spec = encoder if isinstance(encoder, str) else CUSTOM
         row = self._catalogue.create(intake.collection_name(name), spec, made.name, made.dim)
-        return self._opened(Collection(self._catalogue, row, made, self._index, self._device, self._files(row.id)))
+        return self._opened(self._made(row, made))
 
     def collection(self, name: str, encoder: Encoder | None = None) -> Collection:
         """An existing collection.
@@ -117,7 +124,7 @@ class Database:
                 f"collection {name!r} was filled by the encoder {row.encoder} (dimension {row.dim}), but this is {made.name} "
                 f"(dimension {made.dim}): their vectors cannot be compared; use the old weights, or make a new collection"
             )
-        return self._opened(Collection(self._catalogue, row, made, self._index, self._device, self._files(row.id)))
+        return self._opened(self._made(row, made))
 
     def collections(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -129,7 +136,7 @@ class Database:
         with self._lock:
             opened = self._open.pop(name, None)
         if opened is None:
-            opened = Collection(self._catalogue, row, None, self._index, self._device, self._files(row.id))
+            opened = self._made(row, None)
         opened.forget()
 
     def export_to(
@@ -185,6 +192,7 @@ class Database:
             for collection in self._open.values():
                 collection.close()
             self._open.clear()
+        self._shelves.close()
         self._catalogue.close()
 
     def __enter__(self) -> Self:
@@ -194,7 +202,7 @@ class Database:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<vecmeta.Database {shown(self.url)!r}, index={self._index!r}>"
+        return f"<vecmeta.Database {shown(self.url)!r}, index={self._shelves.shown!r}>"
 
     def _opened(self, collection: Collection) -> Collection:
         with self._lock:
@@ -204,5 +212,12 @@ class Database:
             self._open[collection.name] = collection
         return collection
 
-    def _files(self, collection: int) -> Path:
-        return self.folder / "index" / str(collection)
+    def _made(self, row: CollectionRow, encoder: Encoder | None) -> Collection:
+        folder = self.folder / "encoders" / str(row.id)
+        return Collection(self._catalogue, row, encoder, self._device, folder, self._servings(row))
+
+    def _servings(self, row: CollectionRow) -> Callable[[ItemStore, VersionStore, Under], Servings]:
+        def made(items: ItemStore, versions: VersionStore, under: Under) -> Servings:
+            return Servings(versions, row.dim, self._shelves.of(self._catalogue, row, items, under))
+
+        return made

@@ -14,7 +14,7 @@ import numpy as np
 
 from vecmeta.catalogue.views import ItemVectors
 from vecmeta.index import KINDS, store
-from vecmeta.index.protocol import VectorIndex
+from vecmeta.index.protocol import FiledIndex
 from vecmeta.meta.head import Projector
 from vecmeta.reindex import projected
 from vecmeta.servings import Servings
@@ -36,6 +36,9 @@ def cost(items: ItemVectors, servings: Servings, head: Projector) -> dict[str, f
     begin = time.perf_counter()
     rows, keys, vectors = _sample(items, head)
     per_row = (time.perf_counter() - begin) / max(len(keys), 1)
+    elsewhere = servings.cost(rows)
+    if elsewhere is not None:
+        return {"rows": float(rows), "bytes": elsewhere[0], "seconds": elsewhere[1] or per_row * rows}
     index = servings.scratch()
     per_row += _indexing(index, keys, vectors)
     fixed, writing = (_written(scratch)[1] for scratch in (servings.scratch(), index))
@@ -47,11 +50,11 @@ def _sample(items: ItemVectors, head: Projector) -> tuple[int, Keys, Vectors]:
     """How many items there are, and of the first of them keys (n,) and vectors under the head (n, dim)."""
     with items.changes(0) as changes:  # as a build reads them
         pages = list(projected(head, islice(changes.pages, PAGES)))
-        keys = np.concatenate([np.empty(0, np.int64), *(keys for keys, _ in pages)])
-        return changes.changed, keys, np.concatenate([z for _, z in pages]) if pages else np.empty((0, 0), np.float32)
+        keys = np.concatenate([np.empty(0, np.int64), *(page.keys for page in pages)])
+        return changes.changed, keys, np.concatenate([page.vectors for page in pages]) if pages else np.empty((0, 0), np.float32)
 
 
-def _indexing(index: VectorIndex, keys: Keys, vectors: Vectors) -> float:
+def _indexing(index: FiledIndex, keys: Keys, vectors: Vectors) -> float:
     """Add what there is time for, slice by slice: the seconds of a row. The median forgives a slice that was interrupted."""
     begin, rates = time.perf_counter(), list[float]()
     for start in range(0, len(keys), SLICE):
@@ -74,13 +77,13 @@ def _bytes(servings: Servings, rows: int, keys: Keys, vectors: Vectors) -> float
     return least + (_written(index)[0] - least) * rows / len(index)
 
 
-def _options(index: VectorIndex, rows: int) -> dict[str, Any]:
+def _options(index: FiledIndex, rows: int) -> dict[str, Any]:
     """What makes a small index the kind of structure that a large one is: the graph, if it would have one."""
     threshold = inspect.signature(KINDS[index.kind]()).parameters.get("hnsw_from")
     return {} if threshold is None or rows < threshold.default else {"hnsw_from": 0}
 
 
-def _written(index: VectorIndex) -> tuple[int, float]:
+def _written(index: FiledIndex) -> tuple[int, float]:
     """Bytes of an index's files, and the seconds that they take to be written."""
     with TemporaryDirectory(prefix="vecmeta-") as folder:
         begin = time.perf_counter()

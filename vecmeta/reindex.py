@@ -7,12 +7,13 @@ linking them does. How much it costs in recall is measured on a sample; where it
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from vecmeta.catalogue.items import Page
 from vecmeta.catalogue.views import ItemVectors
 from vecmeta.evaluate import recall
 from vecmeta.index.protocol import VectorIndex
@@ -34,6 +35,7 @@ class Reindexed:
     revision: int
     how: Indexing
     recall: float | None
+    seconds: Mapping[str, float] = field(default_factory=dict)  # by stage, where that was measured
 
 
 def reindexed(
@@ -48,10 +50,10 @@ def reindexed(
     seen = [np.empty(0, np.int64)]
     with items.changes(0) as changes:
         done = 0
-        for keys, z in projected(head, changes.pages):
-            index.fill(keys, z)
-            seen.append(keys)
-            done += len(keys)
+        for page in projected(head, changes.pages):
+            index.fill(page.keys, page.vectors)
+            seen.append(page.keys)
+            done += len(page.keys)
             if progress is not None:
                 progress("building", done, changes.changed)
     if fork is None:
@@ -63,7 +65,7 @@ def reindexed(
     return Reindexed(index, changes.revision, "kept" if measured >= FLOOR else "rebuilding", measured)
 
 
-def projected(head: Projector, pages: Iterable[tuple[Keys, Vectors]]) -> Iterator[tuple[Keys, Vectors]]:
+def projected(head: Projector, pages: Iterable[Page]) -> Iterator[Page]:
     """Pages under a head, in their order, projected by other threads while this one reads on."""
 
     def alone(base: Vectors) -> Vectors:
@@ -71,16 +73,16 @@ def projected(head: Projector, pages: Iterable[tuple[Keys, Vectors]]) -> Iterato
             return head.project(base)
 
     with ThreadPoolExecutor(head.threads, "vecmeta-project") as pool:
-        ahead: deque[tuple[Keys, Future[Vectors]]] = deque()
+        ahead: deque[tuple[Page, Future[Vectors]]] = deque()
         try:
-            for keys, base in pages:
-                ahead.append((keys, pool.submit(alone, base)))
+            for page in pages:
+                ahead.append((page, pool.submit(alone, page.vectors)))
                 if len(ahead) > AHEAD * head.threads:
                     first, z = ahead.popleft()
-                    yield first, z.result()
+                    yield first._replace(vectors=z.result())
             while ahead:
                 first, z = ahead.popleft()
-                yield first, z.result()
+                yield first._replace(vectors=z.result())
         finally:
             for _, z in ahead:
                 z.cancel()
@@ -94,6 +96,11 @@ def recall_of(index: VectorIndex, seed: int = 0) -> float:
     asking = np.sort(np.random.default_rng(seed).choice(keys, min(SAMPLE, len(keys)), replace=False))
     queries = index.vectors(asking)
     found, true = (search(queries, K + 1)[1] for search in (index.search, index.exact))
+    return agreement(found, true, asking)
+
+
+def agreement(found: Keys, true: Keys, asking: Keys) -> float:
+    """The share of the K true nearest of each item that were found: (q, K + 1), (q, K + 1) and the (q,) items, themselves left out."""
     return float(np.mean([recall(_without(f, key), _without(t, key)) for f, t, key in zip(found, true, asking, strict=True)]))
 
 

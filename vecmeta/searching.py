@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.errors import InvalidConfig, InvalidJudgement
+from vecmeta.index.protocol import Allowed
 from vecmeta.meta.feedback import bend
 from vecmeta.serving import Serving
 from vecmeta.servings import Servings
@@ -36,26 +37,39 @@ class Searcher:
         """See `vecmeta.Collection.search_many`."""
         k, node = intake.top(k), parsed(where)
         asked = [queries] if isinstance(queries, (str, bytes, Path, Id)) else list(queries)
-        serving = self._servings.current(version)
-        z = serving.head.project(self._spaces.of(serving.encoder).contents.of_queries(asked))
         judged = list(feedback or ())
-        if judged:
-            items, scores = self._judged(serving, judged)
-            landscape = serving.landscape()
-            z = np.stack([bend(row, items, scores, landscape) for row in z]) if len(z) else z
-        return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
+        encoded: dict[int, Vectors] = {}  # by encoder: a second serving is asked where the first one's index has gone
+
+        def answer(serving: Serving) -> list[Hits]:
+            base = encoded.get(serving.encoder)
+            if base is None:
+                base = encoded[serving.encoder] = self._spaces.of(serving.encoder).contents.of_queries(asked)
+            z = serving.head.project(base)
+            if judged:
+                items, scores = self._judged(serving, judged)
+                landscape = serving.landscape()
+                z = np.stack([bend(row, items, scores, landscape) for row in z]) if len(z) else z
+            return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
+
+        return self._servings.ask(version, answer)
 
     def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Hits:
         """See `vecmeta.Collection.recommend`."""
         k, node = intake.top(k), parsed(where)
         if not like:
             raise InvalidConfig("recommend() needs at least one liked item")
-        serving = self._servings.current(version)
-        items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
-        return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
+
+        def answer(serving: Serving) -> Hits:
+            items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
+            return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
+
+        return self._servings.ask(version, answer)
 
     def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
-        allowed = None if node is None else self._items.matching(node, serving.revision)
+        allowed: Allowed = None
+        if node is not None:
+            # In the language of the index where it has one that says the same, otherwise the items themselves.
+            allowed = serving.index.expression(node) or self._items.matching(node, serving.revision)
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
         rows = self._items.by_key(keys[0].tolist() if len(keys) == 1 else np.unique(keys).tolist(), serving.revision)

@@ -28,8 +28,7 @@ class Serving:
         self.version = version
         self.head = head
         self.encoder = encoder  # whose vectors the head is for; 0 is the collection's own
-        # index files of another head or encoder are not this version's
-        self.fingerprint = fingerprint(head) + (f":{encoder}" if encoder else "")
+        self.fingerprint = fingerprint(head, encoder)  # an index of another head or encoder is not this version's
         self.index = index
         self.revision = revision  # the index holds all writes up to here
         self.unsaved = 0
@@ -88,6 +87,6 @@ class Serving:
             self.building = False
 
 
-def fingerprint(head: Head) -> str:
-    """SHA-256 of a head, hexadecimal."""
-    return hashlib.sha256(head.to_bytes()).hexdigest()
+def fingerprint(head: Head, encoder: int = 0) -> str:
+    """SHA-256 of a head, hexadecimal, and the number of its encoder if that is not the collection's own."""
+    return hashlib.sha256(head.to_bytes()).hexdigest() + (f":{encoder}" if encoder else "")

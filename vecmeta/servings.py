@@ -10,50 +10,43 @@ while searches are answered by the serving that answered them before.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
+import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vecmeta.beside import Beside
-from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import State, VersionStore
-from vecmeta.catalogue.views import ItemVectors
-from vecmeta.errors import Cancelled, StorageError
-from vecmeta.index import store
-from vecmeta.index.protocol import VectorIndex
+from vecmeta.errors import Cancelled, IndexUnavailable, StorageError
+from vecmeta.index.protocol import FiledIndex, IndexGone
 from vecmeta.meta.head import IdentityHead, Projector, load_head
-from vecmeta.reindex import FLOOR, Reindexed, recall_of, reindexed
+from vecmeta.reindex import FLOOR, Reindexed, recall_of
 from vecmeta.serving import Serving
+from vecmeta.shelves.protocol import Shelf, Source
 from vecmeta.types import Progress
 
 if TYPE_CHECKING:
     from vecmeta.meta.head import Head
 
+T = TypeVar("T")
 KEPT = 3  # versions held in memory: the live one, the one before it, the base
+AWAY = 0.5  # seconds between two tries to bring up to date an index that could not be reached
 PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before it answers without the last writes
 
 
 class Servings:
     """The servings of one collection, made when they are asked for."""
 
-    def __init__(
-        self, items: ItemStore, versions: VersionStore, dim: int, open_index: Callable[..., VectorIndex], folder: Path,
-        under: Callable[[int], ItemVectors],
-    ) -> None:  # fmt: skip
-        """``under`` gives the items as an encoder sees them."""
-        self._items, self._versions, self._dim, self._under = items, versions, dim, under
-        self._open_index, self._folder = open_index, folder
+    def __init__(self, versions: VersionStore, dim: int, shelf: Shelf) -> None:
+        self._versions, self._dim, self._shelf = versions, dim, shelf
         self._held: OrderedDict[int, Serving] = OrderedDict()
         self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
         self._opening: dict[int, threading.Lock] = {}
         self._opener = Beside("open", lambda number: self._get(number, self._versions.state()))
         self._keeper = Beside("keep", self._keep)
+        self._chaser = Beside("chase", self._chase)
         self._searched = False  # this process has answered a search that named no version
         self._lock = threading.Lock()
         self._writers = 0  # threads of this process that are about to bring up to date what answers
@@ -72,6 +65,20 @@ class Servings:
         if serving.due and serving is self._answering:
             self._keeper.begin(serving.version)
         return serving
+
+    def ask(self, number: int | None, question: Callable[[Serving], T]) -> T:
+        """The answer of the serving of a version; of a new one, when its index has been removed from outside meanwhile."""
+        serving: Serving | None = None
+        try:
+            serving = self.current(number)
+            return question(serving)
+        except IndexGone:
+            with self._lock:
+                gone = [n for n, held in self._held.items() if held is serving or (serving is None and number in (None, n))]
+                for version in gone:
+                    del self._held[version]
+                self._answering = None
+        return question(self.current(number))
 
     def settle(self, progress: Progress | None = None) -> None:
         """Bring the index of the live version up to date, what speeds it up included, and wait for it."""
@@ -110,9 +117,13 @@ class Servings:
         """Whether a search of a version need not wait for it more than others had to; if not, a thread begins to open it."""
         return number in self._held or self._answering is None or not self._opener.begin(number)
 
-    def scratch(self, **options: Any) -> VectorIndex:
+    def scratch(self, **options: Any) -> FiledIndex:
         """An empty index of the same kind that belongs to no version."""
-        return self._open_index(**options)
+        return self._shelf.scratch(**options)
+
+    def cost(self, rows: int) -> tuple[float, float] | None:
+        """See `vecmeta.shelves.protocol`."""
+        return self._shelf.cost(rows)
 
     def candidate(
         self, number: int, head: Head, progress: Progress | None = None, by: Projector | None = None, encoder: int = 0
@@ -126,14 +137,12 @@ class Servings:
             StorageError: its files cannot be written (StorageFull, StorageReadOnly, …); nothing half-written stays.
         """
         state = self._versions.state()
-        source = self._get(state.live, state)
+        live = None if self._shelf.shared else self._get(state.live, state)
         # the links of a graph are those of its encoder: under another one they lead nowhere
-        links = source.index if source.encoder == encoder else None
-        made = reindexed(self._under(encoder), by or Projector(head.project), links, self._open_index, progress)
-        serving = Serving(number, head, made.index, made.revision, encoder)
-        serving.unsaved = len(made.index)
+        links = live.index if live is not None and live.encoder == encoder else None
+        serving, made = self._shelf.built(Source(number, head, by or Projector(head.project), encoder), links, progress)
         if not self._searched:
-            self._write(serving)
+            self._shelf.write(serving)
         return serving, made
 
     def adopt(self, serving: Serving) -> None:
@@ -145,6 +154,7 @@ class Servings:
         """Make a version live whose serving is ready: it answers the very next search. Raises VersionNotFound, Conflict."""
         self._versions.activate(serving.version, why, expected)
         self._answer(serving)
+        self._shelf.live(serving.version)
         if self._searched and serving.due:
             self._keeper.begin(serving.version)
 
@@ -154,26 +164,27 @@ class Servings:
             self.current(before)
         state = self._versions.rollback()
         self._answer(self._get(state.live, state))
+        self._shelf.live(state.live)
         return state.live
 
     def discard(self, number: int) -> None:
         """Forget a version that did not come to be, and its files."""
         with self._lock:
             self._held.pop(number, None)
-        shutil.rmtree(self._files(number), ignore_errors=True)
+        self._shelf.discard(number)
 
     def follow(self, serving: Serving, revision: int) -> None:
         """Apply the writes up to a revision. Who finds somebody else at it waits a little, then goes on with what there is.
 
         While this process writes, those who search leave it to those who write, who do so before they say that it is written.
         """
-        patient = len(serving.index) == 0
+        patient = serving.revision == 0 if self._shelf.shared else len(serving.index) == 0
         if self._writers and not patient and serving is self._answering:
             return
         if serving.lock.acquire(timeout=-1 if patient else PATIENCE):
             try:
                 if serving.revision < revision:
-                    self._catch_up(serving)
+                    self._catch_up(serving, wait=patient)
             finally:
                 serving.lock.release()
 
@@ -184,7 +195,12 @@ class Servings:
             self._writers += 1
         try:
             yield
-            self._written()
+            try:
+                self._written()
+            except IndexUnavailable:
+                if not self._shelf.shared:
+                    raise
+                self._chaser.begin(0)  # it is written; searches say that they cannot be answered until the index is back
         finally:
             with self._lock:
                 self._writers -= 1
@@ -200,8 +216,7 @@ class Servings:
 
     def close(self) -> None:
         """Write what the files lack, let go of the indexes."""
-        self._opener.end()
-        self._keeper.end()
+        self._end()
         with self._lock:
             held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
         for serving in held:
@@ -210,13 +225,16 @@ class Servings:
             serving.index.close()
 
     def forget_files(self) -> None:
-        """The collection is dropped: delete its index files."""
-        self._opener.end()
-        self._keeper.end()
+        """The collection is dropped: delete its indexes."""
+        self._end()
         with self._lock:
             self._held.clear()
             self._answering = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._shelf.forget()
+
+    def _end(self) -> None:
+        for thread in (self._opener, self._keeper, self._chaser):
+            thread.end()
 
     # -- inside --------------------------------------------------------------------------------------------------------------
 
@@ -268,20 +286,22 @@ class Servings:
     def _opened(self, number: int, state: State) -> Serving:
         head: Head = IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
         encoder = self._versions.encoder(number) if number else 0
-        serving = Serving(number, head, self._open_index(), 0, encoder)
-        loaded = store.load(self._files(number))
-        if loaded is not None:
-            found, manifest = loaded
-            ours = found.kind == serving.index.kind and manifest.extra.get("head") == serving.fingerprint
-            if ours and manifest.revision <= state.revision:
-                serving.index, serving.revision, serving.sound = found, manifest.revision, found.linked
-        revision = serving.revision
-        self._catch_up(serving)
-        if revision and len(serving.index) != self._items.count():
-            warnings.warn(f"the index files in {self._files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
-            serving = Serving(number, head, self._open_index(), 0, encoder)
-            self._catch_up(serving)
+        serving = self._shelf.opened(number, head, encoder, state.revision, self._catch_up)
+        if number == state.live:
+            self._shelf.live(number)
         return serving
+
+    def _chase(self, _: int) -> None:
+        """Bring up to date, once it is back, an index that could not be reached."""
+        while True:
+            try:
+                self._written()
+                return
+            except IndexUnavailable:
+                until = time.monotonic() + AWAY
+                while time.monotonic() < until:
+                    self._chaser.go_on()
+                    time.sleep(0.02)
 
     def _keep(self, number: int) -> None:
         """Link what a version's index has to link, and write its files, while it is the one that answers."""
@@ -310,42 +330,20 @@ class Servings:
                 elif serving.lacking:
                     self._save_or_warn(serving)
 
-    def _catch_up(self, serving: Serving) -> None:
-        # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.
-        with self._under(serving.encoder).changes(serving.revision) as changes, serving.filling():
-            if len(changes.removed):
-                serving.index.remove(changes.removed)
-            done, touched = 0, [changes.removed]
-            for keys, base in changes.pages:
-                serving.index.add(keys, serving.head.project(base))
-                done += len(keys)
-                touched.append(keys)
-                self._opener.go_on()
-            self._items.touched(np.concatenate(touched), serving.revision, changes.revision)
-            serving.revision = changes.revision
-            serving.unsaved += done + len(changes.removed)
+    def _catch_up(self, serving: Serving, wait: bool = True) -> None:
+        while not self._shelf.catch_up(serving, self._opener.go_on, wait) and wait:
+            self._opener.go_on()
 
     def _save_or_warn(self, serving: Serving) -> None:
         try:
-            self._write(serving)
+            self._shelf.write(serving)
         except StorageError as error:
             # The files are derived data: the next start builds them again. It is tried again at the end, or after as many rows as now.
             serving.unsaved = 1
             warnings.warn(f"index files not written, they will be rebuilt at the next start: {error}", stacklevel=3)
 
-    def _write(self, serving: Serving) -> None:
-        with serving.lock:
-            store.save(serving.index, self._files(serving.version), serving.revision, head=serving.fingerprint)
-            serving.unsaved = 0
-
-    def _files(self, number: int) -> Path:
-        return self._folder / f"v{number}"
-
     def prune_files(self, keep: set[int]) -> None:
-        """Delete the index files of all versions but these and those in memory: they can be rebuilt."""
+        """Let go of the indexes of all versions but these and those in memory: they can be rebuilt."""
         with self._lock:
             keep = keep | set(self._held)
-        with contextlib.suppress(OSError):
-            for folder in self._folder.iterdir():
-                if folder.name not in {f"v{number}" for number in keep}:
-                    shutil.rmtree(folder, ignore_errors=True)
+        self._shelf.prune(keep)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vecmeta.catalogue.encoders import EncoderStore
-from vecmeta.catalogue.items import Changes, ItemStore
+from vecmeta.catalogue.items import Changes, ItemStore, Page
 from vecmeta.catalogue.judgements import AskedQuery, JudgementLog, Opinion, Word
 from vecmeta.catalogue.versions import VersionStore
 from vecmeta.contents import Contents
@@ -55,10 +55,18 @@ class EncodedItems:
         kept = [place for place, key in enumerate(there.tolist()) if key in found]
         return there[kept], self._store.vectors([found[int(there[p])] for p in kept]), [ids[p] for p in kept]
 
+    def count(self) -> int:
+        """As `ItemStore.count`."""
+        return self._items.count()
+
+    def revision(self) -> int:
+        """As `ItemStore.revision`."""
+        return self._items.revision()
+
     @contextmanager
-    def changes(self, since: int) -> Iterator[Changes]:
+    def changes(self, since: int, key: int = 0, *, described: bool = False, limit: int | None = None) -> Iterator[Changes]:
         """As `ItemStore.changes`; what was not encoded yet is encoded as the pages are drawn."""
-        with self._items.changes(since) as changes:
+        with self._items.changes(since, key, described=described, limit=limit) as changes:
             yield replace(changes, pages=self._pages(changes.pages))
 
     def fill(self, progress: Progress | None = None) -> int:
@@ -71,12 +79,16 @@ class EncodedItems:
             done += self._encode(keys[start : start + ENCODED_AT_ONCE], {})
         return done
 
-    def _pages(self, pages: Iterator[tuple[Keys, Vectors]]) -> Iterator[tuple[Keys, Vectors]]:
-        for keys, _ in pages:
-            found = self._found(keys.tolist())
-            kept = [key for key in keys.tolist() if key in found]  # deleted since: a later change says so
+    def _pages(self, pages: Iterator[Page]) -> Iterator[Page]:
+        for page in pages:
+            found = self._found(page.keys.tolist())
+            kept = [
+                place for place, key in enumerate(page.keys.tolist()) if key in found
+            ]  # deleted since: a later change says so
             if kept:
-                yield np.array(kept, np.int64), self._store.vectors([found[key] for key in kept])
+                keys = page.keys[kept]
+                about = None if page.about is None else [page.about[place] for place in kept]
+                yield page._replace(keys=keys, vectors=self._store.vectors([found[key] for key in keys.tolist()]), about=about)
 
     def _found(self, keys: list[int]) -> dict[int, bytes]:
         found: dict[int, bytes] = {}

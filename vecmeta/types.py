@@ -17,6 +17,7 @@ Vectors: TypeAlias = NDArray[np.float32]  # (n, dim)
 Vector: TypeAlias = NDArray[np.float32]  # (dim,)
 Keys: TypeAlias = NDArray[np.int64]  # (n,)
 Mask: TypeAlias = NDArray[np.bool_]  # (n,)
+Described: TypeAlias = Sequence[tuple[str, str]]  # (n,) id and metadata, as JSON, of items
 Content: TypeAlias = str | bytes | Path  # a text, or a picture as bytes or as the path of a file
 Metadata: TypeAlias = Mapping[str, Any]  # what json.dumps takes, with string keys
 Where: TypeAlias = Mapping[str, Any]  # the filter language of `vecmeta.where`
@@ -202,7 +203,7 @@ class Report:
                   judgements are, 1 being the limit of what was usual.
     ``harmed``    share of sampled unlabelled items whose neighbourhood was torn, in [0, 1].
     ``changed``   the top lists that moved most.
-    ``seconds``   by stage, and "total".
+    ``seconds``   by stage, and "total"; parts of a stage as "building: insert", where an index in a Milvus was built.
     ``notes``     what is worth knowing besides, in sentences; so far what the judgements have that the start never saw.
     ``contradictions``  where judgements contradict each other, a sentence each, at most 20; they are learned from all the same.
     ``indexing``  how its index was made: "kept", the graph that was there under the new vectors; "rebuilding", the same, but the metric

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from vecmeta.catalogue import transfer
 from vecmeta.catalogue.encoders import EncoderStore
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.indexes import IndexStore
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.jobs import JobStore
 from vecmeta.catalogue.judgements import JudgementLog
@@ -128,6 +129,10 @@ class Catalogue:
     def policies(self, row: CollectionRow) -> PolicyStore:
         """When a collection adapts by itself."""
         return PolicyStore(self._engine, row.id, row.name)
+
+    def indexes(self, row: CollectionRow, place: str) -> IndexStore:
+        """The indexes of a collection in a Milvus."""
+        return IndexStore(self._engine, row.id, place)
 
     def source(self, row: CollectionRow) -> AbstractContextManager[transfer.Source]:
         """All of a collection from one snapshot, to move it elsewhere."""

@@ -148,8 +148,11 @@ class Engine(ABC):
         """Pages of the driver's own rows, never all of them in memory. Making SQLAlchemy's rows costs as much as reading them."""
         cursor = connection.execute(query).cursor
         assert cursor is not None
-        while rows := cursor.fetchmany(size):
-            yield rows
+        try:
+            while rows := cursor.fetchmany(size):
+                yield rows
+        finally:
+            cursor.close()  # or the pooled connection would go on reading the old snapshot, and could not write
 
     @abstractmethod
     def is_foreign(self, names: set[str], ours: set[str]) -> bool:

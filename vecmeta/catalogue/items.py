@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic_core import from_json  # as json.loads, whole numbers of any length included, in a third of the time
-from sqlalchemy import Connection, delete, func, insert, literal, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, literal, or_, select, update
 
 from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.recent import RecentRows, StoredRow
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.errors import CollectionNotFound
-from vecmeta.types import Item, Keys, Matching, Vectors
+from vecmeta.types import Described, Item, Keys, Matching, Vectors
 from vecmeta.where import Node
 
 T = TypeVar("T")
@@ -45,6 +45,16 @@ class Known:
     metadata: str
 
 
+class Page(NamedTuple):
+    """Some rows, in the order of their writes. All up to the row `last` of `revision` have been given, but for those deleted since."""
+
+    keys: Keys  # (n,)
+    vectors: Vectors  # (n, dim)
+    about: Described | None  # (n,), where it was asked for
+    revision: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """All that was written after a revision: remove first, then add page by page."""
@@ -52,7 +62,7 @@ class Changes:
     revision: int  # the index is current up to here once the changes are applied
     removed: Keys
     changed: int  # how many rows the pages hold in all
-    pages: Iterator[tuple[Keys, Vectors]]
+    pages: Iterator[Page]
 
 
 class ItemStore:
@@ -62,6 +72,7 @@ class ItemStore:
         self._engine, self._id, self._name, self._dim = engine, collection, name, dim
         self._recent = RecentRows(engine, collection)
         self._columns = Columns(engine, collection)
+        self._revision = select(collections.c.revision).where(collections.c.id == collection)
 
     # -- writing -------------------------------------------------------------------------------------------------------------
 
@@ -138,6 +149,13 @@ class ItemStore:
         with self._engine.reading() as connection:
             return connection.scalar(select(func.count()).select_from(items).where(*self._which(where))) or 0
 
+    def revision(self) -> int:
+        """The number of the last write. Raises CollectionNotFound."""
+        row = self._engine.glance(self._revision)
+        if row is None:
+            raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
+        return int(row[0])
+
     def keys(self, where: Node | None = None) -> Keys:
         """The keys of the items that match, ascending."""
         with self._engine.reading() as connection:
@@ -165,28 +183,35 @@ class ItemStore:
         )
 
     @contextmanager
-    def changes(self, since: int) -> Iterator[Changes]:
-        """What came after a revision, all from one snapshot that lasts as long as the block."""
+    def changes(self, since: int, key: int = 0, *, described: bool = False, limit: int | None = None) -> Iterator[Changes]:
+        """What came after a revision, all from one snapshot that lasts as long as the block.
+
+        `key`: of that revision too the rows above it, to go on where a `Page` ended. `described`: with ids and metadata. `limit`: rows.
+        """
         c = items.c
         with self._engine.reading() as connection:
             revision = connection.scalar(select(collections.c.revision).where(collections.c.id == self._id))
             if revision is None:
                 raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
-            newer = (c.collection == self._id, c.revision > since)
+            beyond = c.revision > since
+            newer = (c.collection == self._id, or_(beyond, and_(c.revision == since, c.key > key)) if key else beyond)
             if since == 0:  # a new index has nothing to remove
                 removed = np.empty(0, dtype=np.int64)
             else:
                 graves = (tombstones.c.collection == self._id, tombstones.c.revision > since)
                 removed = np.fromiter(connection.scalars(select(tombstones.c.key).where(*graves)), dtype=np.int64)
             changed = connection.scalar(select(func.count()).select_from(items).where(*newer)) or 0
-            query = select(c.key, c.vector).where(*newer).order_by(c.revision, c.key)
+            columns = (c.key, c.vector, c.revision, *((c.id, c.metadata) if described else ()))
+            query = select(*columns).where(*newer).order_by(c.revision, c.key).limit(limit)
             with closing(self._engine.pages(connection, query, _PAGE)) as rows:
                 yield Changes(revision, removed, changed, self._pages(rows))
 
-    def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[tuple[Keys, Vectors]]:
+    def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[Page]:
         for rows in partitions:
             keys = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
-            yield keys, np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").reshape(-1, self._dim)
+            vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype="<f4").reshape(-1, self._dim)
+            about = [(row[3], self._engine.json_out(row[4])) for row in rows] if len(rows[0]) > 3 else None
+            yield Page(keys, vectors, about, rows[-1][2], int(keys[-1]))
 
     def _which(self, where: Node | None) -> list[Any]:
         mine = items.c.collection == self._id

@@ -42,7 +42,18 @@ def identity_of_database(connection: Connection) -> None:
     connection.execute(insert(tables.identity).values(id=secrets.token_hex(16), created=datetime.now(UTC)))
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (first_tables, service_tables, encoder_tables, identity_of_database)
+def index_tables(connection: Connection) -> None:
+    """Indexes in a Milvus."""
+    tables.metadata.create_all(connection, tables.FIFTH)
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    first_tables,
+    service_tables,
+    encoder_tables,
+    identity_of_database,
+    index_tables,
+)
 
 
 def migrate(engine: Engine, migrations: tuple[Callable[[Connection], None], ...] = MIGRATIONS) -> int:

@@ -30,6 +30,7 @@ from sqlalchemy.engine import Dialect
 from vecmeta.catalogue import escapes
 
 metadata = MetaData()
+PLACE = 512  # characters of the address of an index
 Big = BigInteger().with_variant(
     Integer, "sqlite"
 )  # 64 bits; SQLite gives numbers by itself to Integer alone, which is as wide there
@@ -296,7 +297,32 @@ identity = Table(
     Column("created", DateTime(timezone=True), nullable=False),
 )
 
+# -- fifth migration: indexes outside the processes that use them -----------------------------------------------------------------
+
+indexes = Table(
+    "indexes",
+    metadata,
+    # there; written here before it is made there, and deleted after it is dropped there
+    Column("name", String(255), primary_key=True),
+    Column("place", String(PLACE), nullable=False),  # the address of the Milvus
+    # no foreign key: what a dropped collection leaves is still to be dropped there
+    Column("collection", Integer, nullable=False),
+    Column("version", Integer),  # None: it is to be dropped
+    Column("head", String(96), nullable=False),  # SHA-256 of the head, and the encoder: `vecmeta.serving.fingerprint`
+    Column("ready", Boolean, nullable=False, default=False),  # built and checked once; else it is being built, or was broken off
+    Column("revision", Big, nullable=False, default=0),  # it holds the writes up to here, and of this one the rows up to `key`
+    Column("key", Big, nullable=False, default=0),
+    Column("whole", Boolean, nullable=False, default=True),  # all metadata could be said in its language of filters
+    Column("ef", Integer),  # how widely it is to be searched, where that is not what the options say
+    Column("pace", Float),  # seconds a row that building it took
+    Column("holder", String(64)),  # who writes to it, and until when he has said so
+    Column("until", DateTime(timezone=True)),
+    Column("unused", DateTime(timezone=True)),  # since when nothing needs it; None: something does
+    UniqueConstraint("place", "collection", "version"),
+)
+
 SECOND = (policies, jobs, keys, splits, outcomes, clicks)
 THIRD = (encoders, version_encoders, encodings, query_encodings)
 FOURTH = (identity,)
-FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND + THIRD + FOURTH)
+FIFTH = (indexes,)
+FIRST = tuple(table for table in metadata.sorted_tables if table not in SECOND + THIRD + FOURTH + FIFTH)

@@ -24,7 +24,15 @@ class ItemVectors(Protocol):
     def vectors(self, keys: Keys) -> tuple[Keys, Vectors, list[str]]:
         """Of the given keys those still there, their base vectors (n, dim) and ids."""
 
-    def changes(self, since: int) -> AbstractContextManager[Changes]:
+    def count(self) -> int:
+        """How many items there are."""
+
+    def revision(self) -> int:
+        """The number of the last write."""
+
+    def changes(
+        self, since: int, key: int = 0, *, described: bool = False, limit: int | None = None
+    ) -> AbstractContextManager[Changes]:
         """What came after a revision."""
 
 

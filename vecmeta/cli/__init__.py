@@ -10,6 +10,7 @@ from vecmeta.cli import (
     bench,
     bench_encode,
     bench_finetune,
+    bench_milvus,
     bench_omniglot,
     bench_relevance,
     bench_search,
@@ -111,6 +112,7 @@ for _measure in (
     bench_speed.bench_growth,
     bench_speed.bench_reindex,
     bench_speed.bench_compare,
+    bench_milvus.bench_milvus,
 ):
     _bench.command(_measure.__name__.removeprefix("bench_"), cls=GreedyCommand)(verb(_measure))
 

@@ -13,14 +13,16 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from vecmeta.errors import IndexUnavailable, InvalidConfig
+from vecmeta.errors import IndexUnavailable, InvalidConfig, InvalidInput
 from vecmeta.index.checks import check_keys, check_rows, pairs
 from vecmeta.index.files import write_array
 from vecmeta.index.filters import SlotRows, marked
 from vecmeta.index.keys import KeyTable
 from vecmeta.index.locks import ReadWriteLock, Turns
+from vecmeta.index.protocol import Allowed
 from vecmeta.index.stores import Store
 from vecmeta.types import Keys, Matching, Vectors
+from vecmeta.where import Node
 
 SLICE = 2048  # rows written per turn of the lock
 DEAD_SHARE, DEAD_ROWS = 0.3, 1000  # start afresh when more than this share AND more than this number of rows are dead
@@ -106,21 +108,27 @@ class KeyedIndex(ABC):
                 self._tidy()
             return len(rows)
 
-    def search(self, queries: Vectors, k: int, *, allowed: Keys | Matching | None = None) -> tuple[Vectors, Keys]:
+    def expression(self, node: Node) -> None:  # noqa: ARG002
+        """None: filters come as keys."""
+        return
+
+    def search(self, queries: Vectors, k: int, *, allowed: Allowed = None) -> tuple[Vectors, Keys]:
         """The k nearest of each of the (q, dim) float32 unit queries: scores (q, m) float32 and keys (q, m) int64.
 
         m is min(k, matching items). Raises InvalidVector (queries), InvalidConfig (k < 1) or InvalidInput (allowed).
         """
         return self._searched(queries, k, allowed, exact=False)
 
-    def exact(self, queries: Vectors, k: int, *, allowed: Keys | Matching | None = None) -> tuple[Vectors, Keys]:
+    def exact(self, queries: Vectors, k: int, *, allowed: Allowed = None) -> tuple[Vectors, Keys]:
         """`search` by scoring every vector: the k nearest without missing any."""
         return self._searched(queries, k, allowed, exact=True)
 
-    def _searched(self, queries: Vectors, k: int, allowed: Keys | Matching | None, exact: bool) -> tuple[Vectors, Keys]:
+    def _searched(self, queries: Vectors, k: int, allowed: Allowed, exact: bool) -> tuple[Vectors, Keys]:
         queries = check_rows(queries, self.dim)
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise InvalidConfig(f"k must be a whole number from 1 up, not {k!r}")
+        if isinstance(allowed, str):
+            raise InvalidInput(f"the {self.kind} index has no language of filters: give keys, not {allowed!r}")
         wanted = allowed if allowed is None or isinstance(allowed, Matching) else check_keys(allowed)
         with self._lock.reading():
             table, store = self._now()

@@ -9,7 +9,7 @@ Invariants, the same for every backend:
 - Scores are those of the given vectors to within 1e-5. An approximate index may miss some of the best, never some of the number.
 - ``search`` returns min(k, number of matching items) columns, best first, never padding. Ties may come in any order.
   With ``allowed`` only those keys match; unknown keys in it are ignored, and the k best *matching* items come back, however few match.
-- A filter comes as the (n,) keys, or as marks on all keys, see `vecmeta.types.Matching`.
+- A filter comes as the (n,) keys, as marks on all keys, see `vecmeta.types.Matching`, or as what `expression` of the same index made.
 - k is 1 or more (InvalidConfig); vectors are (n, dim) float32, finite and of length 1 to within 1e-3 (InvalidVector); keys are (n,)
   int64 (InvalidInput). A call that raises one of these has changed nothing.
 - What was added is found at once, whatever is ``pending``; ``settle`` makes the searches quick again.
@@ -21,9 +21,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NewType, Protocol, Self, TypeAlias
 
+from vecmeta.errors import IndexUnavailable
 from vecmeta.types import Keys, Matching, Vectors
+from vecmeta.where import Node
+
+Expression = NewType("Expression", str)
+Allowed: TypeAlias = Keys | Matching | Expression | None
+
+
+class IndexGone(IndexUnavailable):
+    """Somebody removed from outside what an index lives in; opened again, it is built again."""
+
+    code = IndexUnavailable.code
 
 
 class VectorIndex(Protocol):
@@ -40,10 +51,13 @@ class VectorIndex(Protocol):
     def remove(self, keys: Keys) -> int:
         """Remove; returns how many of the keys were there."""
 
-    def search(self, queries: Vectors, k: int, *, allowed: Keys | Matching | None = None) -> tuple[Vectors, Keys]:
+    def expression(self, node: Node) -> Expression | None:
+        """A filter in the index's own language, where it says exactly the same; None: give keys."""
+
+    def search(self, queries: Vectors, k: int, *, allowed: Allowed = None) -> tuple[Vectors, Keys]:
         """The k nearest of each of the (q, dim) unit queries: scores (q, m) float32 and keys (q, m) int64, m <= k."""
 
-    def exact(self, queries: Vectors, k: int, *, allowed: Keys | Matching | None = None) -> tuple[Vectors, Keys]:
+    def exact(self, queries: Vectors, k: int, *, allowed: Allowed = None) -> tuple[Vectors, Keys]:
         """`search` without missing any, by scoring every vector."""
 
     @property
@@ -72,12 +86,16 @@ class VectorIndex(Protocol):
     def keys(self) -> Keys:
         """All keys, ascending, (n,) int64."""
 
+    def close(self) -> None:
+        """Free what it holds; idempotent."""
+
+
+class FiledIndex(VectorIndex, Protocol):
+    """One in the memory of this process that can be kept in files."""
+
     def dump(self, folder: Path) -> None:
         """Write all of it into an existing empty folder (no pickle). `index.store` makes that atomic and checks it."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `dump` wrote."""
-
-    def close(self) -> None:
-        """Free what it holds; idempotent."""

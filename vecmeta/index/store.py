@@ -28,7 +28,7 @@ from typing import Any
 
 from vecmeta.errors import InvalidConfig, StorageError, StorageFull, StorageReadOnly
 from vecmeta.index import KINDS
-from vecmeta.index.protocol import VectorIndex
+from vecmeta.index.protocol import FiledIndex
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ class _Damaged(Exception):
     """Why a saved index cannot be used."""
 
 
-def save(index: VectorIndex, folder: Path, revision: int, **extra: Any) -> None:
+def save(index: FiledIndex, folder: Path, revision: int, **extra: Any) -> None:
     """Save `index` as `revision` of `folder`, which is made when missing, then delete older ones. `extra` must be JSON.
 
     Nobody may write to the index meanwhile, or its revision would be a lie. After a failure nothing half-written remains, and
@@ -93,7 +93,7 @@ def save(index: VectorIndex, folder: Path, revision: int, **extra: Any) -> None:
                 _discard(older)
 
 
-def load(folder: Path) -> tuple[VectorIndex, Manifest] | None:
+def load(folder: Path) -> tuple[FiledIndex, Manifest] | None:
     """The newest saved index that is whole, and what its manifest says; None when there is none.
 
     Damaged ones are deleted with an IndexDamagedWarning, and the next is tried. Raises StorageError when the folder cannot be read.
@@ -114,7 +114,7 @@ def load(folder: Path) -> tuple[VectorIndex, Manifest] | None:
                     warnings.warn(IndexDamagedWarning(f"deleted the damaged index {path}: {why}"), stacklevel=2)
 
 
-def _load(path: Path) -> tuple[VectorIndex, Manifest]:
+def _load(path: Path) -> tuple[FiledIndex, Manifest]:
     try:
         text = (path / MANIFEST).read_text("utf-8")
         given = json.loads(text)["manifest"]

@@ -1,0 +1,110 @@
+"""Indexes in the memory of this process, copies of which are kept in files: one folder for each version."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from vecmeta.catalogue.items import ItemStore
+from vecmeta.index import store
+from vecmeta.index.protocol import FiledIndex, VectorIndex
+from vecmeta.meta.head import Head
+from vecmeta.reindex import Reindexed, reindexed
+from vecmeta.serving import Serving
+from vecmeta.shelves.protocol import Source, Under
+from vecmeta.types import Progress
+
+
+class FileShelf:
+    """See `vecmeta.shelves.protocol`."""
+
+    shared = False
+
+    def __init__(self, items: ItemStore, under: Under, open_index: Callable[..., FiledIndex], folder: Path) -> None:
+        self._items, self._under, self._open_index, self.folder = items, under, open_index, folder
+
+    def opened(self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None]) -> Serving:
+        """Read from its files, or built from the base vectors when they are missing, damaged or of another head or encoder."""
+        serving = Serving(number, head, self._open_index(), 0, encoder)
+        loaded = store.load(self.files(number))
+        if loaded is not None:
+            found, manifest = loaded
+            ours = found.kind == serving.index.kind and manifest.extra.get("head") == serving.fingerprint
+            if ours and manifest.revision <= revision:
+                serving.index, serving.revision, serving.sound = found, manifest.revision, found.linked
+        before = serving.revision
+        catch_up(serving)
+        if before and len(serving.index) != self._items.count():
+            warnings.warn(f"the index files in {self.files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
+            serving = Serving(number, head, self._open_index(), 0, encoder)
+            catch_up(serving)
+        return serving
+
+    def built(self, source: Source, live: VectorIndex | None, progress: Progress | None) -> tuple[Serving, Reindexed]:
+        """In memory, with the graph of the live version where it has one."""
+        made = reindexed(self._under(source.encoder), source.by, live, self._open_index, progress)
+        serving = Serving(source.number, source.head, made.index, made.revision, source.encoder)
+        serving.unsaved = len(made.index)
+        return serving, made
+
+    def catch_up(self, serving: Serving, go_on: Callable[[], None], wait: bool) -> bool:  # noqa: ARG002  # nobody else
+        """Apply what was written since to this process's index."""
+        # If this is broken off, the revision stays behind and the next one applies the same changes again: add replaces, remove ignores.
+        with self._under(serving.encoder).changes(serving.revision) as changes, serving.filling():
+            if len(changes.removed):
+                serving.index.remove(changes.removed)
+            done, touched = 0, [changes.removed]
+            for page in changes.pages:
+                serving.index.add(page.keys, serving.head.project(page.vectors))
+                done += len(page.keys)
+                touched.append(page.keys)
+                go_on()
+            self._items.touched(np.concatenate(touched), serving.revision, changes.revision)
+            serving.revision = changes.revision
+            serving.unsaved += done + len(changes.removed)
+        return True
+
+    def write(self, serving: Serving) -> None:
+        """Files anew."""
+        with serving.lock:
+            store.save(cast(FiledIndex, serving.index), self.files(serving.version), serving.revision, head=serving.fingerprint)
+            serving.unsaved = 0
+
+    def live(self, number: int) -> None:
+        """Nobody looks at files."""
+
+    def discard(self, number: int) -> None:
+        """Delete its files."""
+        shutil.rmtree(self.files(number), ignore_errors=True)
+
+    def prune(self, needed: set[int]) -> None:
+        """Delete the files of all others: they can be rebuilt."""
+        with contextlib.suppress(OSError):
+            for folder in self.folder.iterdir():
+                if folder.name not in {f"v{number}" for number in needed}:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Delete all files."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def scratch(self, **options: Any) -> FiledIndex:
+        """An empty index of the same kind."""
+        return self._open_index(**options)
+
+    def cost(self, rows: int) -> None:  # noqa: ARG002
+        """Not known: to be tried."""
+        return
+
+    def close(self) -> None:
+        """Nothing goes on."""
+
+    def files(self, number: int) -> Path:
+        """The folder of a version."""
+        return self.folder / f"v{number}"
