@@ -42,6 +42,8 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.reindex", 2),
     ("vecmeta.sample", 2),
     ("vecmeta.shelves", 2),
+    ("vecmeta.bridge", 2),
+    ("vecmeta.upkeep", 2),
     ("vecmeta.servings", 3),
     ("vecmeta.traffic", 3),
     ("vecmeta.jobs", 3),

@@ -15,6 +15,7 @@ from vecmeta import intake, judged
 from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.judgements import Entry
+from vecmeta.catalogue.versions import VersionStore
 from vecmeta.contents import OWN, Contents
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
@@ -22,7 +23,6 @@ from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.sample import Sampler
 from vecmeta.searching import Searcher, parsed
 from vecmeta.servings import Servings
-from vecmeta.shelves.protocol import Shelf
 from vecmeta.traffic import Traffic
 from vecmeta.types import (
     Decision,
@@ -52,14 +52,15 @@ class Collection:
     """
 
     def __init__(
-        self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, device: str, shelf: Callable[[ItemStore], Shelf]
-    ) -> None:
+        self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, device: str,
+        servings: Callable[[ItemStore, VersionStore], Servings],
+    ) -> None:  # fmt: skip
         self.row = row
         self._device = device
         self._items, self._log = catalogue.items(row), catalogue.judgements(row)
         self._versions = catalogue.versions(row)
         self._contents = Contents(row, self._items, encoder)
-        self._servings = Servings(self._versions, row.dim, shelf(self._items))
+        self._servings = servings(self._items, self._versions)
         self._writer = Writer(self._items, self._contents, self._servings)
         self._searcher = Searcher(self._items, self._contents, self._servings)
         self._policies, self._shares = catalogue.policies(row), catalogue.traffic(row)

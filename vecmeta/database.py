@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from vecmeta.bridge import Bridges
 from vecmeta.catalogue.catalogue import Catalogue, CollectionRow
 from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.versions import VersionStore
 from vecmeta.collection import Collection
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
@@ -19,19 +20,22 @@ from vecmeta.errors import EncoderMismatch, InvalidConfig, StorageError, Storage
 from vecmeta.intake import collection_name
 from vecmeta.jobs import Jobs
 from vecmeta.keys import Keys
+from vecmeta.servings import Servings
 from vecmeta.shelves.opening import Shelves
-from vecmeta.shelves.protocol import Shelf
 
 CUSTOM = "custom"  # the spec of a collection whose encoder is an object of the caller's
 
 
-def open(url: str | os.PathLike[str] = "./vecmeta-data", *, index: str = "faiss", device: str = "auto") -> Database:
+def open(
+    url: str | os.PathLike[str] = "./vecmeta-data", *, index: str = "faiss", device: str = "auto", bridge: bool = False
+) -> Database:
     """Open a database, made if it is not there.
 
     Args:
         url: a folder; it holds the SQLite database (the truth) and the index files (derived).
         index: "faiss", or "exact" (brute force): in the memory of each process, with copies in the folder; "http://host:19530", a Milvus
             that processes share, or "milvus-lite", one in this process (see `vecmeta.index.milvus.options` for what can be set).
+        bridge: a version goes live before its index is built; until then the old index answers for it, see `vecmeta.bridge`.
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
 
     Raises:
@@ -39,19 +43,19 @@ def open(url: str | os.PathLike[str] = "./vecmeta-data", *, index: str = "faiss"
         StorageDamaged: the database is damaged, another program's, or a newer vecmeta's.
         InvalidConfig: an index, device or URL that this vecmeta does not know.
     """
-    return Database(url, index=index, device=device)
+    return Database(url, index=index, device=device, bridge=bridge)
 
 
 class Database:
     """Collections by name. A context manager; safe to use from several threads, and the folder from several processes."""
 
-    def __init__(self, url: str | os.PathLike[str], *, index: str = "faiss", device: str = "auto") -> None:
+    def __init__(self, url: str | os.PathLike[str], *, index: str = "faiss", device: str = "auto", bridge: bool = False) -> None:
         if "://" in os.fspath(url):
             raise InvalidConfig(f"{os.fspath(url)!r}: this version keeps its databases in folders; give the path of one")
         if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise InvalidConfig(f"device is auto, cpu, cuda or mps, not {device!r}")
         self.folder = Path(url).expanduser()
-        self._device = device
+        self._device, self._bridge = device, bridge
         self._shelves = Shelves(index, self.folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,7 @@ class Database:
         made = open_encoder(encoder, dim=dim, device=self._device)
         spec = encoder if isinstance(encoder, str) else CUSTOM
         row = self._catalogue.create(collection_name(name), spec, made.name, made.dim)
-        return self._opened(Collection(self._catalogue, row, made, self._device, self._shelf(row)))
+        return self._opened(Collection(self._catalogue, row, made, self._device, self._servings(row)))
 
     def collection(self, name: str, encoder: Encoder | None = None) -> Collection:
         """An existing collection.
@@ -110,7 +114,7 @@ class Database:
                 f"collection {name!r} was filled by the encoder {row.encoder} (dimension {row.dim}), but this is {made.name} "
                 f"(dimension {made.dim}): their vectors cannot be compared; use the old weights, or make a new collection"
             )
-        return self._opened(Collection(self._catalogue, row, made, self._device, self._shelf(row)))
+        return self._opened(Collection(self._catalogue, row, made, self._device, self._servings(row)))
 
     def collections(self) -> list[str]:
         """The names of all collections, sorted."""
@@ -122,7 +126,7 @@ class Database:
         with self._lock:
             opened = self._open.pop(name, None)
         if opened is None:
-            opened = Collection(self._catalogue, row, None, self._device, self._shelf(row))
+            opened = Collection(self._catalogue, row, None, self._device, self._servings(row))
         opened.forget()
 
     def close(self) -> None:
@@ -151,5 +155,9 @@ class Database:
             self._open[collection.name] = collection
         return collection
 
-    def _shelf(self, row: CollectionRow) -> Callable[[ItemStore], Shelf]:
-        return partial(self._shelves.of, self._catalogue, row)
+    def _servings(self, row: CollectionRow) -> Callable[[ItemStore, VersionStore], Servings]:
+        def made(items: ItemStore, versions: VersionStore) -> Servings:
+            shelf = self._shelves.of(self._catalogue, row, items)
+            return Servings(versions, row.dim, shelf, Bridges(items) if self._bridge else None)
+
+        return made
