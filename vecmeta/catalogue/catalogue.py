@@ -119,3 +119,8 @@ class Catalogue:
     def keys(self) -> KeyStore:
         """The API keys."""
         return KeyStore(self._engine)
+
+
+def open_catalogue(where: str) -> Catalogue:
+    """The one that `ItemStore.where` names."""
+    return Catalogue(Path(where))

@@ -216,6 +216,24 @@ class ItemStore:
             finally:
                 rows.close()  # or the pooled connection would keep reading the old snapshot, and could not write
 
+    def between(self, low: int, high: int) -> Iterator[Page]:
+        """Items whose keys lie from `low` up to `high`, with ids and metadata."""
+        c = items.c
+        columns = c.key, c.vector, c.revision, c.id, c.metadata
+        with self._engine.reading() as connection:
+            rows = connection.execution_options(yield_per=_PAGE).execute(
+                select(*columns).where(c.collection == self._id, c.key >= low, c.key <= high).order_by(c.key)
+            )
+            try:
+                yield from self._pages(rows.partitions())
+            finally:
+                rows.close()
+
+    @property
+    def where(self) -> str:
+        """Where the catalogue is, for another process to open it."""
+        return self._engine.where
+
     def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[Page]:
         for rows in partitions:
             keys = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))
