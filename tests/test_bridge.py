@@ -20,7 +20,7 @@ from vecmeta.types import Vectors
 
 @pytest.fixture(scope="module")
 def many() -> Clusters:
-    return Clusters(concepts=60, members=50)
+    return Clusters(concepts=40, members=40)
 
 
 @pytest.fixture(params=["faiss", "milvus-lite"])
@@ -57,7 +57,7 @@ class Held:
 
     def _adapt(self, collection: vm.Collection) -> None:
         try:
-            self.reports.append(collection.adapt())
+            self.reports.append(collection.adapt("ridge", strength=0.8))
         except vm.VecmetaError as error:
             self.errors.append(error)
 
@@ -77,7 +77,7 @@ def test_it_is_live_before_its_index_and_finds_nearly_the_same(
 ) -> None:
     held = Held(c, monkeypatch)
     assert c.live == 1
-    queries = many.x[::15]
+    queries = many.x[::20]
     hits = c.search_many(list(queries), 10)
     assert {h.version for h in hits} == {1}
     z, asked = c.embed(many.x, version=1), c.embed(queries, version=1)

@@ -14,17 +14,20 @@ from vecmeta.shelves.protocol import Shelf
 def settle(serving: Serving, shelf: Shelf, go_on: Callable[[], None]) -> None:
     """Link what there is to link, look whether that is good, and write the files where they lack much."""
     renewed = False
-    while serving.due:
-        serving.unsaved += serving.index.settle(go_on)
-        if serving.grown:
-            good = recall_of(serving.index) >= FLOOR
-            if good or renewed:  # what a new graph does not mend is let be until there is twice as much
-                serving.sound = serving.index.linked * (1 if good else 2)
-            else:
-                serving.index.wear()
-                renewed = True
-        elif serving.lacking:
-            save_or_warn(serving, shelf)
+    while True:
+        with serving.tending:  # one at a time: two would both find the same wanting
+            if not serving.due:
+                return
+            serving.unsaved += serving.index.settle(go_on)
+            if serving.grown:
+                good = recall_of(serving.index) >= FLOOR
+                if good or renewed:  # what a new graph does not mend is let be until there is twice as much
+                    serving.sound = serving.index.linked * (1 if good else 2)
+                else:
+                    serving.index.wear()
+                    renewed = True
+            elif serving.lacking:
+                save_or_warn(serving, shelf)
 
 
 def save_or_warn(serving: Serving, shelf: Shelf) -> None:
