@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 KEPT = 3  # versions held in memory: the live one, the one before it, the base
-AWAY = 0.5  # seconds between two tries to bring up to date an index that could not be reached
+AWAY = 25  # times .02 seconds between two tries to bring up to date an index that could not be reached
 PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before it answers without the last writes
 
 
@@ -58,8 +58,8 @@ class Servings:
         None is the live one; where another process made it live, the one that answered before for as long as opening it takes.
         """
         state = self._versions.state()
-        over = number == state.live and self._bridges is not None  # need not be built yet
-        serving = self._live(state) if number is None or over else self._get(number, state)
+        # The live one need not be built yet where there is a bridge.
+        serving = self._live(state) if number is None or (self.bridges and number == state.live) else self._get(number, state)
         if serving.revision < state.revision:
             self.follow(serving, state.revision)
         if number is None:
@@ -77,8 +77,7 @@ class Servings:
         except IndexGone:
             with self._lock:
                 gone = [n for n, held in self._held.items() if held is serving or (serving is None and number in (None, n))]
-                for version in gone:
-                    del self._held[version]
+                self._held = OrderedDict((n, held) for n, held in self._held.items() if n not in gone)
                 self._answering = None
         return question(self.current(number))
 
@@ -132,17 +131,15 @@ class Servings:
     ) -> tuple[Serving, Reindexed]:
         """Build a version that is about to go live: all items projected and indexed. Nothing changes for searches.
 
-        Its files are written here, for whoever answers searches to read; where this process does so itself, they are written once it is
-        live. `by` is a quicker way to project than the head's own.
+        Its files are written here, for whoever answers searches to read; where this process does, once it is live. `by` is a quicker way
+        to project than the head's own.
 
         Raises:
             StorageError: its files cannot be written (StorageFull, StorageReadOnly, …); nothing half-written stays.
         """
         state = self._versions.state()
-        source = self._answering if state.live == number else None  # it has gone ahead
-        if source is None:
-            source = self._get(state.live, state)
-        live = source.index
+        ahead = self._answering if state.live == number else None
+        live = (ahead or self._get(state.live, state)).index
         with self._opening_of(number):  # who asks for it meanwhile waits, or goes over the bridge
             serving, made = self._shelf.built(Source(number, head, by or Projector(head.project)), live, progress)
             if not self._searched:
@@ -236,10 +233,7 @@ class Servings:
 
     def close(self) -> None:
         """Write what the files lack, let go of the indexes."""
-        self._end()
-        with self._lock:
-            held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
-        for serving in held:
+        for serving in self._end():
             if serving.unsaved:
                 save_or_warn(serving, self._shelf)
             serving.index.close()
@@ -247,14 +241,14 @@ class Servings:
     def forget_files(self) -> None:
         """The collection is dropped: delete its indexes."""
         self._end()
-        with self._lock:
-            self._held.clear()
-            self._answering = None
         self._shelf.forget()
 
-    def _end(self) -> None:
+    def _end(self) -> list[Serving]:
         for thread in (self._opener, self._keeper, self._chaser):
             thread.end()
+        with self._lock:
+            held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
+        return held
 
     # -- inside --------------------------------------------------------------------------------------------------------------
 
@@ -320,7 +314,7 @@ class Servings:
         return serving
 
     def _head(self, number: int) -> Head:
-        return IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
+        return load_head(self._versions.head(number)) if number else IdentityHead(self._dim)
 
     def _chase(self, _: int) -> None:
         """Bring up to date, once it is back, an index that could not be reached."""
@@ -329,8 +323,7 @@ class Servings:
                 self._written()
                 return
             except IndexUnavailable:
-                until = time.monotonic() + AWAY
-                while time.monotonic() < until:
+                for _ in range(AWAY):
                     self._chaser.go_on()
                     time.sleep(0.02)
 
@@ -353,5 +346,5 @@ class Servings:
     def prune_files(self, keep: set[int]) -> None:
         """Let go of the indexes of all versions but these and those in memory: they can be rebuilt."""
         with self._lock:
-            keep = keep | set(self._held)
-        self._shelf.prune(keep)
+            needed = keep | set(self._held)
+        self._shelf.prune(needed)
