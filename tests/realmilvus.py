@@ -20,7 +20,6 @@ TUNING = {  # what a server of few tests has no reason to wait for
     "log.level": "warn",
     "proxy.timeTickInterval": 20,  # ms; a read that must know the last write waits for one: 35 instead of 200-300 ms
     "dataCoord.segment.assignmentExpiration": 200,  # ms; flush: .7 instead of 3 s
-    "common.session.ttl": 10,  # s; started anew after kill -9 it waits for that: 10 instead of 56 s
 }
 ETCD = (2379, 2380)  # fixed in the embedded etcd: one server for each network namespace
 

@@ -143,7 +143,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_the_benchmark_on_a_small_set(run: Run, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = bench.open_encoder
+    plain = open_encoder
     monkeypatch.setattr(
         bench, "open_encoder", lambda spec, device: plain(f"hf:{model}" if spec == "text" else spec, device=device)
     )

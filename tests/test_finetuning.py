@@ -157,8 +157,8 @@ def test_a_milvus_holds_each_version_under_its_encoder(tuned: vm.Collection, tmp
     tuned.close()
     with vm.open(tmp_path / "db", index="milvus-lite", device="cpu") as db:
         c = db.collection("docs")
-        for version in (1, 0):
-            np.testing.assert_allclose(scores(c, version), expected[version], atol=1e-4)
+        for number in (1, 0):
+            np.testing.assert_allclose(scores(c, number), expected[number], atol=1e-4)
         c.add([vm.Item("new", "bread soup", {"topic": "food"})])
         for version in (None, 0, 1):
             assert ids(c.search("bread soup", 1, version=version)) == ["new"]

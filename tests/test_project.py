@@ -45,6 +45,8 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.reindex", 2),
     ("vecmeta.sample", 2),
     ("vecmeta.shelves", 2),
+    ("vecmeta.bridge", 2),
+    ("vecmeta.upkeep", 2),
     ("vecmeta.servings", 3),
     ("vecmeta.spaces", 3),
     ("vecmeta.compared", 3),

@@ -11,7 +11,7 @@ import torch
 
 import vecmeta as vm
 from tests.conftest import Clusters, index_files
-from vecmeta import reindex, serving, servings, threads
+from vecmeta import reindex, serving, threads, upkeep
 from vecmeta.catalogue.items import Page
 from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.meta.head import CHUNK, IdentityHead, Memory, MemoryHead, Projector
@@ -292,7 +292,7 @@ def test_a_graph_that_grew_topic_by_topic_is_looked_at_and_made_anew(
         looked.append(reindex.recall_of(index))
         return 0.5 if len(looked) == 1 else looked[-1]
 
-    monkeypatch.setattr(servings, "recall_of", recall_of)
+    monkeypatch.setattr(upkeep, "recall_of", recall_of)
     with vm.open(index_files(taught).folder.parent.parent, device="cpu") as other:
         c = other.collection("clusters")
         assert graph_of(c) == (0, 400)
@@ -320,7 +320,7 @@ def test_what_a_new_graph_does_not_mend_is_let_be(taught: vm.Collection, monkeyp
         looked.append(index)
         return 0.5
 
-    monkeypatch.setattr(servings, "recall_of", recall_of)
+    monkeypatch.setattr(upkeep, "recall_of", recall_of)
     with vm.open(index_files(taught).folder.parent.parent, device="cpu") as other:
         c = other.collection("clusters")
         c.settle()

@@ -157,21 +157,23 @@ def publish(
     activate: bool, by: Projector, clock: Clock, progress: Progress | None, encoder: int = 0,
 ) -> Report:  # fmt: skip
     """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
-    before, blob = versions.made_of(made_of), head.to_bytes()
+    before, blob, ahead = versions.made_of(made_of), head.to_bytes(), False
     number = versions.put(made_of, blob, {**row, **_stored(report)}, encoder)
     report = replace(report, version=number)
     try:
         if report.decision == "promoted" and number != expected.live:
+            if activate and servings.bridges and versions.encoder(expected.live) == encoder:
+                servings.go_ahead(number, "adapt", expected)
+                ahead = True
             with clock.stage("building"):
                 serving, made = servings.candidate(number, head, progress, by, encoder)
-            servings.adopt(serving)
             clock.seconds |= {f"building: {stage}": seconds for stage, seconds in made.seconds.items()}
             recall = {} if made.recall is None else {"recall": made.recall}
             report = replace(report, indexing=made.how, metrics={**report.metrics, **recall})
             if activate:
                 with clock.stage("swapping"):
                     servings.follow(serving, versions.state().revision)
-                    servings.go_live(serving, "adapt", expected)
+                    servings.go_live(serving, "adapt", None if ahead else expected)
             else:
                 report = replace(
                     report, reason=f"{report.reason}. It is not live yet, as was asked: activate({number}) makes it so."
@@ -180,6 +182,8 @@ def publish(
     except Conflict as error:
         report = replace(report, decision="kept", reason=f"{error}; adapt again to decide between the two")
     except BaseException:
+        if ahead:
+            servings.turn_back(number)
         if before is None:
             servings.discard(number)
             versions.remove(number)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from vecmeta import intake
+from vecmeta.bridge import Bridges
 from vecmeta.catalogue.catalogue import CollectionRow
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import VersionStore
@@ -34,6 +35,7 @@ def open(
     index: str = "faiss",
     device: str = "auto",
     files: str | os.PathLike[str] | None = None,
+    bridge: bool = False,
 ) -> Database:
     """Open a database, made if it is not there.
 
@@ -42,6 +44,7 @@ def open(
             database of a PostgreSQL server at first, which any number of processes and machines share.
         index: "faiss", or "exact" (brute force): in the memory of each process, with copies in files; "http://host:19530", a Milvus
             that processes share, or "milvus-lite", one in this process (see `vecmeta.index.milvus.options` for what can be set).
+        bridge: a version goes live before its index is built; until then the old index answers for it, see `vecmeta.bridge`.
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
         files: the folder of the index files. None: the database's own folder; for a URL one in this user's cache, by the database's
             identity. They are derived: without them indexes are built again. Processes of one machine do well to share them.
@@ -52,7 +55,7 @@ def open(
         StorageDamaged: the database is damaged, another program's, or a newer vecmeta's.
         InvalidConfig: an index, device or URL that this vecmeta does not know.
     """
-    return Database(url, index=index, device=device, files=files)
+    return Database(url, index=index, device=device, files=files, bridge=bridge)
 
 
 class Database:
@@ -68,12 +71,13 @@ class Database:
         index: str = "faiss",
         device: str = "auto",
         files: str | os.PathLike[str] | None = None,
+        bridge: bool = False,
     ) -> None:
         self.url = os.fspath(url)
         if device.partition(":")[0] not in ("auto", "cpu", "cuda", "mps"):
             raise InvalidConfig(f"device is auto, cpu, cuda or mps, not {device!r}")
         known(index)
-        self._device = device
+        self._device, self._bridge = device, bridge
         self._catalogue, self.folder = located(self.url, files)
         self._shelves = Shelves(index, self.folder, own=files is None and "://" not in self.url)
         self.jobs = Jobs(self._catalogue)  # long work, done by workers of any process
@@ -218,6 +222,7 @@ class Database:
 
     def _servings(self, row: CollectionRow) -> Callable[[ItemStore, VersionStore, Under], Servings]:
         def made(items: ItemStore, versions: VersionStore, under: Under) -> Servings:
-            return Servings(versions, row.dim, self._shelves.of(self._catalogue, row, items, under))
+            shelf = self._shelves.of(self._catalogue, row, items, under)
+            return Servings(versions, row.dim, shelf, Bridges(under) if self._bridge else None)
 
         return made

@@ -35,7 +35,7 @@ class Serving:
         self.sound = index.linked  # vectors in its graph when that was last looked at
         self.building = False  # all of it is being indexed, and searches of it would find a part
         self.lock = threading.Lock()  # held by the one who catches up
-        self.settling = threading.Lock()  # held by the one who links what waits and looks at the graph
+        self.tending = threading.Lock()  # held by the one who links and looks at what was linked
         self._landscape: Landscape | None = None
         self._surveyed = 0  # items there were when the landscape was made
         self._surveying = threading.Lock()

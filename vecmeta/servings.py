@@ -12,35 +12,36 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vecmeta.beside import Beside
+from vecmeta.bridge import Bridges
 from vecmeta.catalogue.versions import State, VersionStore
-from vecmeta.errors import Cancelled, IndexUnavailable, StorageError
+from vecmeta.errors import Cancelled, IndexUnavailable
 from vecmeta.index.protocol import FiledIndex, IndexGone
 from vecmeta.meta.head import IdentityHead, Projector, load_head
-from vecmeta.reindex import FLOOR, Reindexed, recall_of
+from vecmeta.reindex import Reindexed
 from vecmeta.serving import Serving
 from vecmeta.shelves.protocol import Shelf, Source
 from vecmeta.types import Progress
+from vecmeta.upkeep import save_or_warn, settle
 
 if TYPE_CHECKING:
     from vecmeta.meta.head import Head
 
 T = TypeVar("T")
 KEPT = 3  # versions held in memory: the live one, the one before it, the base
-AWAY = 0.5  # seconds between two tries to bring up to date an index that could not be reached
+AWAY = 25  # times .02 seconds between two tries to bring up to date an index that could not be reached
 PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before it answers without the last writes
 
 
 class Servings:
     """The servings of one collection, made when they are asked for."""
 
-    def __init__(self, versions: VersionStore, dim: int, shelf: Shelf) -> None:
-        self._versions, self._dim, self._shelf = versions, dim, shelf
+    def __init__(self, versions: VersionStore, dim: int, shelf: Shelf, bridges: Bridges | None = None) -> None:
+        self._versions, self._dim, self._shelf, self._bridges = versions, dim, shelf, bridges
         self._held: OrderedDict[int, Serving] = OrderedDict()
         self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
         self._opening: dict[int, threading.Lock] = {}
@@ -57,7 +58,8 @@ class Servings:
         None is the live one; where another process made it live, the one that answered before for as long as opening it takes.
         """
         state = self._versions.state()
-        serving = self._get(number, state) if number is not None else self._live(state)
+        # The live one need not be built yet where there is a bridge.
+        serving = self._live(state) if number is None or (self.bridges and number == state.live) else self._get(number, state)
         if serving.revision < state.revision:
             self.follow(serving, state.revision)
         if number is None:
@@ -75,8 +77,7 @@ class Servings:
         except IndexGone:
             with self._lock:
                 gone = [n for n, held in self._held.items() if held is serving or (serving is None and number in (None, n))]
-                for version in gone:
-                    del self._held[version]
+                self._held = OrderedDict((n, held) for n, held in self._held.items() if n not in gone)
                 self._answering = None
         return question(self.current(number))
 
@@ -89,7 +90,7 @@ class Servings:
             if progress is not None:
                 progress("linking", max(total - serving.index.pending, 0), total)
 
-        self._settle(serving, go_on)
+        settle(serving, self._shelf, go_on)
 
     def warm(self) -> Serving:
         """Open the live version, or build it, and wait for it."""
@@ -130,25 +131,24 @@ class Servings:
     ) -> tuple[Serving, Reindexed]:
         """Build a version that is about to go live: all items projected and indexed. Nothing changes for searches.
 
-        Its files are written here, for whoever answers searches to read; where this process does so itself, they are written once it is
-        live. `by` is a quicker way to project than the head's own.
+        Its files are written here, for whoever answers searches; where this process does, once it is live. `by` projects quicker than the head.
 
         Raises:
             StorageError: its files cannot be written (StorageFull, StorageReadOnly, …); nothing half-written stays.
         """
         state = self._versions.state()
-        live = None if self._shelf.shared else self._get(state.live, state)
+        live = None
+        if not self._shelf.shared:
+            live = (self._answering if state.live == number else None) or self._get(state.live, state)
         # the links of a graph are those of its encoder: under another one they lead nowhere
         links = live.index if live is not None and live.encoder == encoder else None
-        serving, made = self._shelf.built(Source(number, head, by or Projector(head.project), encoder), links, progress)
-        if not self._searched:
-            self._shelf.write(serving)
+        with self._opening_of(number):  # who asks for it meanwhile waits, or goes over the bridge
+            serving, made = self._shelf.built(Source(number, head, by or Projector(head.project), encoder), links, progress)
+            if not self._searched:
+                self._shelf.write(serving)
+            with self._lock:
+                self._hold(serving)
         return serving, made
-
-    def adopt(self, serving: Serving) -> None:
-        """Hold a serving that was built elsewhere."""
-        with self._lock:
-            self._hold(serving)
 
     def go_live(self, serving: Serving, why: str, expected: State | None = None) -> None:
         """Make a version live whose serving is ready: it answers the very next search. Raises VersionNotFound, Conflict."""
@@ -157,6 +157,21 @@ class Servings:
         self._shelf.live(serving.version)
         if self._searched and serving.due:
             self._keeper.begin(serving.version)
+
+    @property
+    def bridges(self) -> bool:
+        """Whether a version may go live before its index is built."""
+        return self._bridges is not None
+
+    def go_ahead(self, number: int, why: str, expected: State) -> None:
+        """Make a version live that is still to be built; until then the one before answers for it. Raises VersionNotFound, Conflict."""
+        self.warm()
+        self._versions.activate(number, why, expected)
+
+    def turn_back(self, number: int) -> None:
+        """It could not be built: what was live before is live again."""
+        if self._versions.state().live == number:
+            self._versions.rollback()
 
     def rollback(self, before: int | None) -> int:
         """Make live what was live before, which is opened first (None: there is nothing). Raises VersionNotFound at the bottom."""
@@ -216,25 +231,22 @@ class Servings:
 
     def close(self) -> None:
         """Write what the files lack, let go of the indexes."""
-        self._end()
-        with self._lock:
-            held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
-        for serving in held:
+        for serving in self._end():
             if serving.unsaved:
-                self._save_or_warn(serving)
+                save_or_warn(serving, self._shelf)
             serving.index.close()
 
     def forget_files(self) -> None:
         """The collection is dropped: delete its indexes."""
         self._end()
-        with self._lock:
-            self._held.clear()
-            self._answering = None
         self._shelf.forget()
 
-    def _end(self) -> None:
+    def _end(self) -> list[Serving]:
         for thread in (self._opener, self._keeper, self._chaser):
             thread.end()
+        with self._lock:
+            held, self._held, self._answering = list(self._held.values()), OrderedDict(), None
+        return held
 
     # -- inside --------------------------------------------------------------------------------------------------------------
 
@@ -242,10 +254,18 @@ class Servings:
         serving, before = self._found(state.live), self._answering
         if serving is None:
             if before is not None and self._opener.begin(state.live):
-                return before
+                return self._over(state.live, before, state.revision)
             serving = self._get(state.live, state)
         self._answer(serving)
         return serving
+
+    def _over(self, number: int, before: Serving, revision: int) -> Serving:
+        """A version by way of the one that answered before, whose index follows the writes for both."""
+        if self._bridges is None:
+            return before
+        if before.revision < revision:
+            self.follow(before, revision)
+        return self._bridges.to(number, lambda: self._version(number), before, revision)
 
     def _answer(self, serving: Serving) -> None:
         if self._answering is not serving:
@@ -257,10 +277,8 @@ class Servings:
         serving = self._found(number)
         if serving is not None:
             return serving
-        with self._lock:
-            opening = self._opening.setdefault(number, threading.Lock())
         # Twenty threads that ask for a version at once build it once, and those that ask for another one do not wait for it.
-        with opening:
+        with self._opening_of(number):
             serving = self._found(number)
             if serving is None:
                 serving = self._opened(number, state)
@@ -268,6 +286,10 @@ class Servings:
                     self._hold(serving)
                 self._opener.forgive(number)
         return serving
+
+    def _opening_of(self, number: int) -> threading.Lock:
+        with self._lock:
+            return self._opening.setdefault(number, threading.Lock())
 
     def _found(self, number: int) -> Serving | None:
         with self._lock:
@@ -284,12 +306,15 @@ class Servings:
             del self._held[next(number for number, held in self._held.items() if held not in (serving, self._answering))]
 
     def _opened(self, number: int, state: State) -> Serving:
-        head: Head = IdentityHead(self._dim) if number == 0 else load_head(self._versions.head(number))
-        encoder = self._versions.encoder(number) if number else 0
-        serving = self._shelf.opened(number, head, encoder, state.revision, self._catch_up)
+        serving = self._shelf.opened(number, *self._version(number), state.revision, self._catch_up)
         if number == state.live:
             self._shelf.live(number)
         return serving
+
+    def _version(self, number: int) -> tuple[Head, int]:
+        """Its head, and its encoder."""
+        stored = self._versions
+        return (load_head(stored.head(number)), stored.encoder(number)) if number else (IdentityHead(self._dim), 0)
 
     def _chase(self, _: int) -> None:
         """Bring up to date, once it is back, an index that could not be reached."""
@@ -298,8 +323,7 @@ class Servings:
                 self._written()
                 return
             except IndexUnavailable:
-                until = time.monotonic() + AWAY
-                while time.monotonic() < until:
+                for _ in range(AWAY):
                     self._chaser.go_on()
                     time.sleep(0.02)
 
@@ -313,37 +337,14 @@ class Servings:
                 raise Cancelled(f"version {number} does not answer any more")
 
         if serving is not None:
-            self._settle(serving, go_on)
-
-    def _settle(self, serving: Serving, go_on: Callable[[], None]) -> None:
-        renewed = False
-        with serving.settling:
-            while serving.due:
-                serving.unsaved += serving.index.settle(go_on)
-                if serving.grown:
-                    good = recall_of(serving.index) >= FLOOR
-                    if good or renewed:  # what a new graph does not mend is let be until there is twice as much
-                        serving.sound = serving.index.linked * (1 if good else 2)
-                    else:
-                        serving.index.wear()
-                        renewed = True
-                elif serving.lacking:
-                    self._save_or_warn(serving)
+            settle(serving, self._shelf, go_on)
 
     def _catch_up(self, serving: Serving, wait: bool = True) -> None:
         while not self._shelf.catch_up(serving, self._opener.go_on, wait) and wait:
             self._opener.go_on()
 
-    def _save_or_warn(self, serving: Serving) -> None:
-        try:
-            self._shelf.write(serving)
-        except StorageError as error:
-            # The files are derived data: the next start builds them again. It is tried again at the end, or after as many rows as now.
-            serving.unsaved = 1
-            warnings.warn(f"index files not written, they will be rebuilt at the next start: {error}", stacklevel=3)
-
     def prune_files(self, keep: set[int]) -> None:
         """Let go of the indexes of all versions but these and those in memory: they can be rebuilt."""
         with self._lock:
-            keep = keep | set(self._held)
-        self._shelf.prune(keep)
+            needed = keep | set(self._held)
+        self._shelf.prune(needed)

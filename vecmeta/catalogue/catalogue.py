@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, delete, insert, select
+from sqlalchemy import URL, delete, insert, make_url, select
 from sqlalchemy.exc import IntegrityError
 
 from vecmeta.catalogue import transfer
@@ -157,3 +157,8 @@ def _engine(where: Path | URL) -> Engine:
     from vecmeta.catalogue.postgres import PostgresEngine  # brings the driver, which is an extra
 
     return PostgresEngine(where)
+
+
+def open_catalogue(address: str) -> Catalogue:
+    """The one that `ItemStore.address` names."""
+    return Catalogue(make_url(address) if "://" in address else Path(address))

@@ -30,6 +30,7 @@ class Engine(ABC):
     """A database. Readers never wait for a writer. `where` names it for people, without a password."""
 
     where: str
+    address: str  # the file, or the URL with its password
     _compiled: dict[Select[Any], str]  # what `glance` was asked
     _engine: sqlalchemy.Engine
 

@@ -206,6 +206,20 @@ class ItemStore:
             with closing(self._engine.pages(connection, query, _PAGE)) as rows:
                 yield Changes(revision, removed, changed, self._pages(rows))
 
+    def between(self, low: int, high: int) -> Iterator[Page]:
+        """Items whose keys lie from `low` up to `high`, with ids and metadata."""
+        c = items.c
+        columns = c.key, c.vector, c.revision, c.id, c.metadata
+        with self._engine.reading() as connection:
+            query = select(*columns).where(c.collection == self._id, c.key >= low, c.key <= high).order_by(c.key)
+            with closing(self._engine.pages(connection, query, _PAGE)) as rows:
+                yield from self._pages(rows)
+
+    @property
+    def address(self) -> str:
+        """What another process opens the same catalogue by, a password included."""
+        return self._engine.address
+
     def _pages(self, partitions: Iterable[Sequence[Any]]) -> Iterator[Page]:
         for rows in partitions:
             keys = np.fromiter((row[0] for row in rows), dtype=np.int64, count=len(rows))

@@ -87,7 +87,7 @@ class PostgresEngine(Engine):
     driver_error = psycopg.Error
 
     def __init__(self, url: URL) -> None:
-        self.where = url.render_as_string(hide_password=True)
+        self.where, self.address = (url.render_as_string(hide_password=hidden) for hidden in (True, False))
         self._compiled: dict[Select[Any], str] = {}
         self._clock = (0.0, timedelta())  # until when the difference of the clocks is taken to be this
         self._asking = threading.Lock()

@@ -36,7 +36,7 @@ class SqliteEngine(Engine):
     driver_error = sqlite3.Error
 
     def __init__(self, file: Path) -> None:
-        self.where = str(file)
+        self.where = self.address = str(file)
         self._compiled: dict[Select[Any], str] = {}
         self._engine = sqlalchemy.create_engine(
             f"sqlite:///{file}",

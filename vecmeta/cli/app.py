@@ -43,7 +43,11 @@ Data = Annotated[
 ]
 Index = Annotated[
     str | None,
-    typer.Option("--index", help="faiss, or exact (brute force). Default: faiss.", rich_help_panel=_PANEL),
+    typer.Option(
+        "--index",
+        help="faiss, exact (brute force), milvus-lite, or http://host:19530 (Milvus). Default: faiss.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, mps. Default: auto.", rich_help_panel=_PANEL)]
 Files = Annotated[

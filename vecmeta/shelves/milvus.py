@@ -14,6 +14,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from vecmeta.catalogue.catalogue import CollectionRow
@@ -27,8 +28,9 @@ from vecmeta.index.protocol import FiledIndex, IndexGone, VectorIndex
 from vecmeta.meta.head import Head, Projector
 from vecmeta.reindex import Reindexed
 from vecmeta.serving import Serving, fingerprint
-from vecmeta.shelves.pipeline import Pipeline, Unfit
+from vecmeta.shelves.pipeline import Pipeline, Spread, Unfit
 from vecmeta.shelves.protocol import Source, Under
+from vecmeta.shelves.spread import Task, spread
 from vecmeta.types import Progress
 
 if TYPE_CHECKING:
@@ -95,7 +97,8 @@ class MilvusShelf:
                 return row, None, {}
             pipeline = Pipeline(self._under(source.encoder), self._rows, self._index(row), row, holder)
             try:
-                recall = pipeline.build(source.by, f"{self._collection.name}, version {source.number}", progress)
+                about = f"{self._collection.name}, version {source.number}"
+                recall = pipeline.build(source.by, about, progress, self._spread(source, name))
             except Conflict:
                 raise
             except BaseException as error:
@@ -107,6 +110,13 @@ class MilvusShelf:
         if built is None or built.name != name:
             raise IndexUnavailable(f"the index of version {source.number} was removed while it was built; try again")
         return built, recall, pipeline.stages
+
+    def _spread(self, source: Source, name: str) -> Spread | None:
+        options = self._link.options
+        if not options.ray or source.encoder:  # its workers read the vectors that stand with the items
+            return None
+        head = None if source.number == 0 else source.head.to_bytes()
+        return partial(spread, Task(self._items.address, self._collection, head, options, name), self._items, options.ray)
 
     # -- following -----------------------------------------------------------------------------------------------------------
 

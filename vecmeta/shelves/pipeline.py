@@ -34,6 +34,7 @@ CHECKED_FROM = 2000  # rows from which on recall is measured; fewer are scored o
 WIDEST = 4096  # how wide a search may become for the sake of recall
 
 Stages = dict[str, float]
+Spread = Callable[[], Iterator[tuple[int, bool]]]  # writes all of it elsewhere: rows and wholeness, chunk by chunk
 
 
 class Unfit(IndexUnavailable):
@@ -53,7 +54,7 @@ class Pipeline:
         self.stages: Stages = {}  # seconds
         self._lost: VecmetaError | None = None
 
-    def build(self, by: Projector, about: str, progress: Progress | None) -> float | None:
+    def build(self, by: Projector, about: str, progress: Progress | None, spread: Spread | None = None) -> float | None:
         """All of it, and say that it is ready; returns the recall@10 that was measured, None where it was not.
 
         Raises:
@@ -73,6 +74,16 @@ class Pipeline:
                     progress("building", done, max(total, done))
 
             tell()
+            if spread is not None and fresh:
+                revision = self._items.revision()
+                index.table.drop()  # what a broken off job left: items may have been deleted since
+                index.table.create(about)
+                with self._stage("read, project and insert"):
+                    for written, whole in spread():
+                        done, index.whole = done + written, index.whole and whole
+                        self._hold()
+                        tell()
+                self.revision, fresh = revision, False  # what was written since is replaced
             for pages in self._snapshots():
                 for page in self._read(projected(by, pages)):
                     with self._stage("insert"):
@@ -134,6 +145,9 @@ class Pipeline:
         self._pages += 1
         if self._pages % NOTED == 0:
             self._note()
+        self._hold()
+
+    def _hold(self) -> None:
         if self._lost is not None:
             raise self._lost
 

@@ -30,7 +30,8 @@ MOST = 16_384  # hits that Milvus gives for one query
 ANSWERED = 100_000  # hits in one answer
 WIDER = 4  # times as wide a search with a filter: the best that match may lie far from each other in the graph
 WIDEST = 32_768  # that Milvus takes
-FLUSH_FROM = 2000  # rows written since the last flush that make one worth it
+FLUSH_FROM = 2000  # rows written since the last flush that make one worth it in milvus-lite, whose searches they slow down
+SEALED_FROM = 100_000  # and in a server, which seals segments by itself: small ones cost it an index each, and merging
 
 
 class MilvusIndex:
@@ -60,7 +61,7 @@ class MilvusIndex:
 
     def open(self, go_on: Callable[[], None] = lambda: None) -> None:
         """Flush, index, load, and wait until all of it is done: it can be searched, and quickly."""
-        if self.pending:
+        if self._unflushed >= FLUSH_FROM:
             self._flush()
         self.table.open(go_on)
 
@@ -190,7 +191,7 @@ class MilvusIndex:
     @property
     def pending(self) -> int:
         """Rows written since the last flush, where they are so many that flushing makes searches quicker."""
-        return self._unflushed if self._unflushed >= FLUSH_FROM else 0
+        return self._unflushed if self._unflushed >= (FLUSH_FROM if self._options.lite else SEALED_FROM) else 0
 
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:
         """Flush what is pending and wait for its index."""

@@ -50,6 +50,7 @@ class MilvusOptions:
     nprobe: int = 64
     consistency: Consistency = "session"  # what was written by this process, or is known to be there, is found
     timeout: float = 30.0  # seconds of one call
+    ray: str = ""  # "local", or the address of a Ray cluster: it does the re-embedding; see `vecmeta.shelves.spread`
     grace: float = 300.0  # seconds that a version's collection stays after nothing needs it
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ class Table:
                 raise IndexUnavailable(
                     f"Milvus could not make the index of {self.name}: {about.get('index_state_fail_reason', '')}"
                 )
-            if state == "Finished" and not int(about.get("pending_index_rows", 0)):
+            # pending_index_rows is not to be relied on: a 2.3 server told 74,096 of 74,096 of an index that was finished.
+            if state == "Finished" and int(about.get("indexed_rows", 0)) >= int(about.get("total_rows", 0)):
                 return
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
