@@ -131,7 +131,7 @@ class Servings:
     ) -> tuple[Serving, Reindexed]:
         """Build a version that is about to go live: all items projected and indexed. Nothing changes for searches.
 
-        Its files are written here, for whoever answers searches; where this process does, once it is live. `by` projects quicker than the head.
+        Its files are written here, for whoever answers searches; where this process does, once it is live. `by` is quicker than the head.
 
         Raises:
             StorageError: its files cannot be written (StorageFull, StorageReadOnly, …); nothing half-written stays.
