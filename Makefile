@@ -1,6 +1,8 @@
 # Everything a fresh machine needs is done by these targets; nothing has to be installed by hand but Python 3.11 or newer.
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that test, each a file of tests at a time
+WORKERS ?= auto
 
 .PHONY: demo test lint format quality bench stack clean
 
@@ -8,7 +10,7 @@ demo: .venv/installed  ## install, then run the main job on real input
 	$(BIN)/vecmeta demo
 
 test: .venv/installed-dev .venv/postgres  ## install, then run all tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not quality"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not quality"
 
 stack: .venv/installed-dev .venv/postgres  ## PostgreSQL, Milvus and the service as processes, without containers; until Ctrl-C
 	$(BIN)/python -m tests.stack --folder stack
