@@ -127,7 +127,7 @@ def filled(collection: Any) -> Any:
 NOT_REMOTE = {  # what makes no sense from afar
     vm.Collection: {"warm", "settle", "forget", "encoded"},
     Teaching: set(),
-    vm.Database: set(),
+    vm.Database: {"export_to", "import_from"},  # folders of the machine where the database is
     Jobs: {"feedback_given", "counts"},
     Traffic: {"choose", "searched"},
 }

@@ -268,7 +268,7 @@ def test_instances_like_the_target_are_learned_from_more() -> None:
     source = labelled([f"{n}" for n in range(120)], [str(n % 6) for n in range(120)])
     batches = Batches(source, weights)
     drawn = np.concatenate([batches.batch((0, step), 8).rows for step in range(30)])
-    assert (drawn < 60).mean() > 0.9
+    assert (drawn < 60).mean() > 0.8
 
 
 def test_source_examples_help_where_they_look_like_the_target(text: Encoder, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _open(spec: str, device: str) -> Encoder:
         return ImageEncoder("efficientnet-lite0", _file(detail, spec), device=device)
     if kind in TORCHVISION and (detail or not colon):
         return ImageEncoder(kind, _resnet_weights(kind, detail, spec), device=device)
-    if Path(spec).expanduser().is_dir() or "/" in spec or spec.startswith((".", "~")):
+    if (spec and Path(spec).expanduser().is_dir()) or "/" in spec or spec.startswith((".", "~")):
         return _in_folder(Path(spec).expanduser(), device)
     raise InvalidConfig(f"encoder {spec!r} is not known; known are {KNOWN}")
 
