@@ -1,0 +1,128 @@
+// Points on a canvas: tens of thousands of them, moved, zoomed and animated from one layout to the next.
+
+const MOVE = 700; // ms from layout to layout
+const SIZE = 3; // px of a point
+
+export class Scatter {
+  /** `told`: {hover(point | null, x, y), pick(point)}. */
+  constructor(canvas, told) {
+    Object.assign(this, { canvas, told, ids: [], x: [], y: [], colour: [], zoom: 1, panX: 0, panY: 0, begin: null, frames: [], pending: false });
+    this.context = canvas.getContext("2d");
+    this.resized = new ResizeObserver(() => this.fit());
+    this.resized.observe(canvas);
+    this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.repaint = () => this.paintSoon();
+    this.dark.addEventListener("change", this.repaint);
+    canvas.addEventListener("wheel", (event) => { event.preventDefault(); this.nearer(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.offsetX, event.offsetY); }, { passive: false });
+    canvas.addEventListener("pointerdown", (event) => { this.held = [event.clientX, event.clientY]; this.dragged = false; canvas.setPointerCapture(event.pointerId); });
+    canvas.addEventListener("pointermove", (event) => this.pointer(event));
+    canvas.addEventListener("pointerup", (event) => { const still = this.held && !this.dragged; this.held = null; const point = still ? this.at(event.offsetX, event.offsetY) : null; if (point !== null) told.pick(point); });
+    canvas.addEventListener("pointerleave", () => told.hover(null));
+    canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  close() {
+    this.resized.disconnect();
+    this.dark.removeEventListener("change", this.repaint);
+    this.closed = true;
+  }
+
+  /** Another layout; points whose id was there move to their new place. */
+  show(ids, x, y, colour) {
+    const before = new Map(this.ids.map((id, place) => [id, place]));
+    const old = this.ids.length ? ids.map((id) => before.get(id) ?? -1) : null;
+    this.from = old ? [old.map((place, n) => (place < 0 ? x[n] : this.x[place])), old.map((place, n) => (place < 0 ? y[n] : this.y[place]))] : null;
+    let reach = 1e-9;
+    for (let n = 0; n < x.length; n += 1) reach = Math.max(reach, Math.abs(x[n]), Math.abs(y[n]));
+    this.reach = old ? Math.max(reach, this.reach ?? 0) : reach;
+    Object.assign(this, { ids, x, y, colour });
+    // Drawn colour by colour: setting a colour costs as much as many points.
+    this.order = Array.from(colour.keys()).sort((a, b) => colour[b] - colour[a]);
+    this.begin = this.from && !matchMedia("(prefers-reduced-motion: reduce)").matches ? performance.now() : null;
+    this.frames = [];
+    this.fit();
+  }
+
+  fit() {
+    const ratio = devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = Math.round(width * ratio);
+    if (this.canvas.height !== Math.round(height * ratio)) this.canvas.height = Math.round(height * ratio);
+    Object.assign(this, { width, height, ratio, scale: (Math.min(width, height) / 2 - 12) / (this.reach ?? 1) });
+    this.paintSoon();
+  }
+
+  paintSoon() {
+    if (this.pending || this.closed) return;
+    this.pending = true;
+    requestAnimationFrame((now) => { this.pending = false; this.paint(now); });
+  }
+
+  /** The share of the move that is done, eased. */
+  done(now) {
+    if (this.begin === null) return 1;
+    const t = Math.min(1, Math.max(0, (now - this.begin) / MOVE));
+    if (t === 1) this.begin = null;
+    return t * t * (3 - 2 * t);
+  }
+
+  paint(now) {
+    const started = performance.now();
+    const { context, width, height, ratio } = this;
+    const style = getComputedStyle(this.canvas);
+    const t = this.done(now);
+    const scale = this.scale * this.zoom;
+    const [left, top] = [width / 2 + this.panX, height / 2 + this.panY];
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const size = this.ids.length > 5000 ? SIZE - 0.5 : SIZE + 1;
+    let last = null;
+    for (const n of this.order ?? []) {
+      if (this.colour[n] !== last) { last = this.colour[n]; context.fillStyle = style.getPropertyValue(`--colour-${last}`); }
+      const x = t === 1 ? this.x[n] : this.from[0][n] + (this.x[n] - this.from[0][n]) * t;
+      const y = t === 1 ? this.y[n] : this.from[1][n] + (this.y[n] - this.from[1][n]) * t;
+      context.fillRect(left + x * scale - size / 2, top - y * scale - size / 2, size, size);
+    }
+    this.frames.push({ at: now, took: performance.now() - started });
+    if (this.frames.length > 600) this.frames.shift();
+    this.canvas.dataset.frames = this.frames.length;
+    if (t < 1) this.paintSoon();
+  }
+
+  at(x, y) {
+    const scale = this.scale * this.zoom;
+    const [px, py] = [(x - this.width / 2 - this.panX) / scale, (this.height / 2 + this.panY - y) / scale];
+    let [best, least] = [null, (8 / scale) ** 2];
+    for (let n = 0; n < this.ids.length; n += 1) {
+      const far = (this.x[n] - px) ** 2 + (this.y[n] - py) ** 2;
+      if (far < least) [best, least] = [n, far];
+    }
+    return best;
+  }
+
+  nearer(factor, x = this.width / 2, y = this.height / 2) {
+    const zoom = Math.min(60, Math.max(0.5, this.zoom * factor));
+    const ratio = zoom / this.zoom;
+    this.panX = (x - this.width / 2) * (1 - ratio) + this.panX * ratio;
+    this.panY = (y - this.height / 2) * (1 - ratio) + this.panY * ratio;
+    this.zoom = zoom;
+    this.paintSoon();
+  }
+
+  pointer(event) {
+    if (!this.held) return this.told.hover(this.at(event.offsetX, event.offsetY), event.offsetX, event.offsetY);
+    const [dx, dy] = [event.clientX - this.held[0], event.clientY - this.held[1]];
+    if (Math.abs(dx) + Math.abs(dy) < 4 && !this.dragged) return undefined;
+    this.dragged = true;
+    this.held = [event.clientX, event.clientY];
+    this.panX += dx;
+    this.panY += dy;
+    return this.paintSoon();
+  }
+
+  key(event) {
+    const move = (x, y) => () => { this.panX += x; this.panY += y; this.paintSoon(); };
+    const does = { "+": () => this.nearer(1.25), "=": () => this.nearer(1.25), "-": () => this.nearer(0.8), 0: () => { Object.assign(this, { zoom: 1, panX: 0, panY: 0 }); this.paintSoon(); }, ArrowLeft: move(40, 0), ArrowRight: move(-40, 0), ArrowUp: move(0, 40), ArrowDown: move(0, -40) }[event.key];
+    if (does) { event.preventDefault(); does(); }
+  }
+}
