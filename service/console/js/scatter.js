@@ -2,6 +2,10 @@
 
 const MOVE = 700; // ms from layout to layout
 const SIZE = 3; // px of a point
+const COLOURS = 11;
+
+// Registered as colours, so that their computed values are ones: a canvas takes no light-dark().
+for (let n = 0; n < COLOURS; n += 1) CSS.registerProperty({ name: `--colour-${n}`, syntax: "<color>", inherits: true, initialValue: "gray" });
 
 export class Scatter {
   /** `told`: {hover(point | null, x, y), pick(point)}. */
@@ -13,6 +17,8 @@ export class Scatter {
     this.dark = matchMedia("(prefers-color-scheme: dark)");
     this.repaint = () => this.paintSoon();
     this.dark.addEventListener("change", this.repaint);
+    this.themed = new MutationObserver(this.repaint);
+    this.themed.observe(document.documentElement, { attributes: true });
     canvas.addEventListener("wheel", (event) => { event.preventDefault(); this.nearer(event.deltaY < 0 ? 1.2 : 1 / 1.2, event.offsetX, event.offsetY); }, { passive: false });
     canvas.addEventListener("pointerdown", (event) => { this.held = [event.clientX, event.clientY]; this.dragged = false; canvas.setPointerCapture(event.pointerId); });
     canvas.addEventListener("pointermove", (event) => this.pointer(event));
@@ -24,6 +30,7 @@ export class Scatter {
   close() {
     this.resized.disconnect();
     this.dark.removeEventListener("change", this.repaint);
+    this.themed.disconnect();
     this.closed = true;
   }
 
@@ -76,9 +83,10 @@ export class Scatter {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     const size = this.ids.length > 5000 ? SIZE - 0.5 : SIZE + 1;
+    const colours = Array.from({ length: COLOURS }, (_, n) => style.getPropertyValue(`--colour-${n}`));
     let last = null;
     for (const n of this.order ?? []) {
-      if (this.colour[n] !== last) { last = this.colour[n]; context.fillStyle = style.getPropertyValue(`--colour-${last}`); }
+      if (this.colour[n] !== last) { last = this.colour[n]; context.fillStyle = colours[last]; }
       const x = t === 1 ? this.x[n] : this.from[0][n] + (this.x[n] - this.from[0][n]) * t;
       const y = t === 1 ? this.y[n] : this.from[1][n] + (this.y[n] - this.from[1][n]) * t;
       context.fillRect(left + x * scale - size / 2, top - y * scale - size / 2, size, size);

@@ -10,18 +10,19 @@ import { toast, told } from "../toast.js";
 
 export default async function view(main, params) {
   const image = state.about.modality === "image";
+  const asks = state.about.modality === "text";
   let k = 12;
   let hits = [];
   let mode = "hits"; // or "suggestions"
   let turn = 0;
 
-  const input = h("input", { type: "search", id: "query", "aria-label": "What to look for", autocomplete: "off", placeholder: image ? "Drop a picture here, or choose one" : "What are you looking for?", disabled: image });
+  const input = h("input", { type: "search", id: "query", "aria-label": "What to look for", autocomplete: "off", placeholder: image ? "Drop a picture here, or choose one" : asks ? "What are you looking for?" : "Own vectors: choose “More like this” of an item", disabled: !asks });
   const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "A picture to search by", on: { change: () => byPicture(file.files[0]) } });
   const status = h("p", { class: "status", role: "status", "aria-live": "polite", id: "status" });
   const list = h("ol", { class: `cards ${image ? "pictures" : ""}`, "aria-label": "Hits" });
   const filter = new Filter(state.fields, () => state.query && search());
   const form = h("form", { class: "ask", role: "search", on: { submit: (event) => { event.preventDefault(); if (input.value.trim()) search({ text: input.value.trim() }); } } },
-    input, image ? [file, button("Picture", () => file.click(), { icon: "image", kind: "primary" })] : h("button", { class: "button primary", type: "submit" }, "Search"),
+    input, image ? [file, button("Picture", () => file.click(), { icon: "image", kind: "primary" })] : asks && h("button", { class: "button primary", type: "submit" }, "Search"),
     select([5, 12, 24, 50].map((n) => [n, `${n} hits`]), k, (value) => { k = Number(value); if (state.query) search(); }, { "aria-label": "How many hits" }));
   const examples = h("div", { class: "examples" });
   const teach = new Teach({ suggest });
@@ -109,10 +110,10 @@ export default async function view(main, params) {
   else if (!state.about.items) put(list, h("li", { class: "plain" }, empty("Nothing here yet", "This collection has no items.", h("a", { class: "button primary", href: `#/${encodeURIComponent(state.name)}/items` }, "Add items"))));
   else {
     const seen = await told(() => call("GET", at(state.name, "/items?limit=12")));
-    if (image && seen) { mode = "suggestions"; hits = seen.items; status.textContent = "Some of the items. Choose “More like this”, or drop a picture."; draw(); }
+    if (!asks && seen) { mode = "items"; hits = seen.items; status.textContent = `Some of the items. Choose “More like this”${image ? ", or drop a picture" : ""}.`; draw(); }
     const tries = JSON.parse(localStorage.getItem(`vecmeta-examples-${state.name}`) ?? "[]");
-    if (!image && tries.length) add(put(examples), h("span", {}, "Try"), tries.map((text) => button(text, () => { input.value = text; search({ text }); }, { kind: "small" })));
-    if (!image) input.focus();
+    if (asks && tries.length) add(put(examples), h("span", {}, "Try"), tries.map((text) => button(text, () => { input.value = text; search({ text }); }, { kind: "small" })));
+    if (asks) input.focus();
   }
   return () => {
     changed.removeEventListener("marks", marked);
