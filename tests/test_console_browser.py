@@ -46,7 +46,7 @@ def browser() -> Iterator[Browser]:
 
 
 def ranks(page: Page, module: str, marked: set[str]) -> list[int]:
-    """The ranks of a module's items that nobody marked."""
+    """The ranks of a module's items that nobody marked, best first."""
     return [
         place
         for place, card in enumerate(page.locator(".card").all(), 1)
@@ -64,7 +64,7 @@ def test_a_first_visit_from_sample_data_to_better_ranks_and_back(browser: Browse
         page.locator("[data-sample=python-docs]").click()
         expect(page.locator("#query")).to_be_visible(timeout=120_000)
         page.get_by_label("How many hits").select_option("50")
-        page.locator("#query").fill("stop at a breakpoint")
+        page.locator("#query").fill("set the current line")
         page.get_by_role("button", name="Search", exact=True).click()
         expect(page.locator(".card")).to_have_count(50)
         mine = page.locator(".card", has_text="bdb.")
@@ -72,9 +72,8 @@ def test_a_first_visit_from_sample_data_to_better_ranks_and_back(browser: Browse
         page.get_by_label("A new concept's name").fill("debugger")
         page.get_by_role("button", name="New", exact=True).click()
         expect(page.locator("#target")).to_have_value("=debugger")
-        before = None
         for number in range(5):
-            card = mine.nth(2 * number)
+            card = mine.nth(number)
             marked.add(str(card.get_attribute("data-id")))
             card.get_by_role("button", name=re.compile("^Fits")).click()
             expect(page.locator(".thumb.up.on")).to_have_count(number + 1)
@@ -87,8 +86,8 @@ def test_a_first_visit_from_sample_data_to_better_ranks_and_back(browser: Browse
         expect(page.locator("#live")).to_have_text("version 1 is live")
         expect(page.locator("#status")).to_contain_text("version 1")
         after = ranks(page, "bdb", marked)
-        assert len(after) >= len(before) >= 8
-        assert np.mean(after[: len(before)]) < np.mean(before), (before, after)
+        assert len(after) > len(before) >= 8, (before, after)  # more of them among the fifty
+        assert np.mean(after[: len(before)]) < np.mean(before), (before, after)  # and nearer to the top
         assert page.locator(".arrow.up").count() > 0
         running.ask("POST", "/v1/collections/python-docs/versions/1/activate")
         page.get_by_role("link", name="See what changed").click()
@@ -211,9 +210,7 @@ def test_a_service_that_is_gone_is_told_and_found_again(browser: Browser, tmp_pa
     port = free_port()
     with vm.open(tmp_path / "db", device="cpu") as db:
         db.create("c", encoder="vectors", dim=2).add_vectors(["a", "b"], np.eye(2))
-    with started(tmp_path / "db", port=port) as first, visit(browser, first, key=None) as one:
-        one.url = f"http://127.0.0.1:{port}"
-        one.page.add_init_script(f"sessionStorage.setItem('vecmeta-key', {first.secret!r})")
+    with started(tmp_path / "db", port=port) as first, visit(browser, first) as one:
         one.go("#/c/search")
         expect(one.page.locator(".card")).to_have_count(2)
         first.stop()
@@ -308,5 +305,5 @@ def test_a_picture_is_searched_by_upload(browser: Browser, running: Running) -> 
         expect(one.page.locator(".drop")).to_contain_text("2 items written", timeout=60_000)
         one.go("#/pictures/search")
         one.page.get_by_label("A picture to search by").set_input_files({"name": "q.png", "mimeType": "image/png", "buffer": png((180, 10, 10))})
-        expect(one.page.locator("#status")).to_contain_text("2 hits for a picture")
+        expect(one.page.locator("#status")).to_contain_text("2 hits · a picture")
         expect(one.page.locator(".card").first).to_have_attribute("data-id", "red.png")

@@ -16,7 +16,7 @@ function interval(label, metrics, part) {
   const words = `${label}: ${times(gain)} as near to the top, interval ${times(low)} to ${times(high)}`;
   return h("figure", { class: "interval" },
     h("figcaption", {}, label, h("b", { class: kind }, times(gain)), h("small", {}, `90 %: ${times(low)} to ${times(high)}`)),
-    s("svg", { viewBox: "0 0 220 22", role: "img", "aria-label": words, class: kind },
+    s("svg", { viewBox: "0 0 220 22", preserveAspectRatio: "xMinYMid", role: "img", "aria-label": words, class: kind },
       s("line", { class: "axis", x1: 0, x2: 220, y1: 11, y2: 11 }), s("line", { class: "zero", x1: 110, x2: 110, y1: 2, y2: 20 }),
       s("line", { class: "range", x1: x(low), x2: x(high), y1: 11, y2: 11 }), s("circle", { cx: x(gain), cy: 11, r: 4.5 })));
 }
@@ -24,12 +24,12 @@ function interval(label, metrics, part) {
 const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
 /** A report as the service gives it. */
-export function report(told, { short = false } = {}) {
+export function report(told, { short = false, reason = true } = {}) {
   const m = told.metrics;
   const rank = (part) => (m[`${part}_rank`] === undefined ? null : `${number(m[`${part}_rank_base`], 1)} → ${number(m[`${part}_rank`], 1)}`);
   const head = told.dry_run ? `Preview: ${DECISIONS[told.decision].toLowerCase()}` : DECISIONS[told.decision];
   const parts = [
-    h("p", { class: `decision ${told.decision}` }, h("b", {}, head)), h("p", {}, told.reason),
+    h("p", { class: `decision ${told.decision}` }, h("b", {}, head)), reason ? h("p", {}, told.reason) : null,
     interval("What you taught", m, "fed"), interval("What you did not speak of", m, "unfed"),
   ];
   if (told.dry_run && Object.keys(told.cost).length)

@@ -39,9 +39,13 @@ export class Scatter {
     const before = new Map(this.ids.map((id, place) => [id, place]));
     const old = this.ids.length ? ids.map((id) => before.get(id) ?? -1) : null;
     this.from = old ? [old.map((place, n) => (place < 0 ? x[n] : this.x[place])), old.map((place, n) => (place < 0 ? y[n] : this.y[place]))] : null;
-    let reach = 1e-9;
-    for (let n = 0; n < x.length; n += 1) reach = Math.max(reach, Math.abs(x[n]), Math.abs(y[n]));
-    this.reach = old ? Math.max(reach, this.reach ?? 0) : reach;
+    // One frame for both layouts, so that what moves in it has moved.
+    const frame = old ? this.frame : { left: Infinity, right: -Infinity, bottom: Infinity, top: -Infinity };
+    for (let n = 0; n < x.length; n += 1) {
+      frame.left = Math.min(frame.left, x[n]); frame.right = Math.max(frame.right, x[n]);
+      frame.bottom = Math.min(frame.bottom, y[n]); frame.top = Math.max(frame.top, y[n]);
+    }
+    this.frame = frame;
     Object.assign(this, { ids, x, y, colour });
     // Drawn colour by colour: setting a colour costs as much as many points.
     this.order = Array.from(colour.keys()).sort((a, b) => colour[b] - colour[a]);
@@ -55,7 +59,11 @@ export class Scatter {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = Math.round(width * ratio);
     if (this.canvas.height !== Math.round(height * ratio)) this.canvas.height = Math.round(height * ratio);
-    Object.assign(this, { width, height, ratio, scale: (Math.min(width, height) / 2 - 12) / (this.reach ?? 1) });
+    Object.assign(this, { width, height, ratio, });
+    const { left, right, bottom, top } = this.frame ?? {};
+    const known = Number.isFinite(left);
+    this.scale = known ? Math.min((width - 32) / Math.max(1e-9, right - left), (height - 32) / Math.max(1e-9, top - bottom)) : 1;
+    this.middle = known ? [(left + right) / 2, (bottom + top) / 2] : [0, 0];
     this.paintSoon();
   }
 
@@ -79,10 +87,10 @@ export class Scatter {
     const style = getComputedStyle(this.canvas);
     const t = this.done(now);
     const scale = this.scale * this.zoom;
-    const [left, top] = [width / 2 + this.panX, height / 2 + this.panY];
+    const [left, top] = [width / 2 + this.panX - this.middle[0] * scale, height / 2 + this.panY + this.middle[1] * scale];
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
-    const size = this.ids.length > 5000 ? SIZE - 0.5 : SIZE + 1;
+    const size = this.ids.length > 5000 ? SIZE - 0.5 : this.ids.length > 1000 ? SIZE + 1 : SIZE + 3;
     const colours = Array.from({ length: COLOURS }, (_, n) => style.getPropertyValue(`--colour-${n}`));
     let last = null;
     for (const n of this.order ?? []) {
@@ -99,7 +107,7 @@ export class Scatter {
 
   at(x, y) {
     const scale = this.scale * this.zoom;
-    const [px, py] = [(x - this.width / 2 - this.panX) / scale, (this.height / 2 + this.panY - y) / scale];
+    const [px, py] = [(x - this.width / 2 - this.panX) / scale + this.middle[0], (this.height / 2 + this.panY - y) / scale + this.middle[1]];
     let [best, least] = [null, (8 / scale) ** 2];
     for (let n = 0; n < this.ids.length; n += 1) {
       const far = (this.x[n] - px) ** 2 + (this.y[n] - py) ** 2;

@@ -102,4 +102,4 @@ export function remember(query) {
   localStorage.setItem(`vecmeta-recent-${state.name}`, JSON.stringify([query, ...others].slice(0, 12)));
 }
 
-export const described = (query) => (query?.text ? `“${query.text}”` : query?.id ? `like ${query.id}` : query?.image ? "a picture" : "a vector");
+export const described = (query) => (query?.text ? `“${query.text}”` : query?.id ? `more like ${query.id}` : query?.image ? "a picture" : "a vector");

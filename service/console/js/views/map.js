@@ -12,6 +12,7 @@ const COLOURS = 10; // values that have a colour of their own; the others are gr
 export default async function view(main, params) {
   const coloured = state.fields.filter((one) => one.kinds.some((kind) => kind === "text" || kind === "boolean" || kind === "number"));
   const usable = coloured.filter((one) => one.distinct > 1 && one.distinct < Math.max(60, one.items / 3));
+  usable.sort((a, b) => Math.abs(a.distinct - COLOURS) - Math.abs(b.distinct - COLOURS));
   let by = (usable[0] ?? coloured[0])?.name ?? "";
   let version = Number(params.get("version") ?? state.about.live);
   const canvas = h("canvas", { class: "map", tabindex: "0", role: "img" });
@@ -32,7 +33,7 @@ export default async function view(main, params) {
   const step = (by) => { const place = names.findIndex(([n]) => n === version) + by; if (names[place]) { chooser.value = names[place][0]; version = names[place][0]; load(); } };
   const chooser = select(names, version, (value) => { version = Number(value); load(); }, { id: "map-version" });
   put(main, h("h1", {}, "Map"),
-    h("div", { class: "row" }, field("Version", chooser), button("Earlier", () => step(-1), { kind: "small" }), button("Later", () => step(1), { kind: "small" }),
+    h("div", { class: "row low" }, field("Version", chooser), button("Earlier", () => step(-1), { kind: "small" }), button("Later", () => step(1), { kind: "small" }),
       field("Colour by", select([["", "nothing"], ...coloured.map((one) => [one.name, one.name])], by, (value) => { by = value; load(); }))),
     status, h("div", { class: "map-box" }, canvas, tip), legend,
     h("p", { class: "hint" }, "Two principal axes, turned towards those of version 0, so that points move only as much as versions differ. Drag to move, scroll or + and − to come nearer, arrow keys, 0 for the whole."));

@@ -36,7 +36,7 @@ async function collections(body) {
     put(body, h("div", { class: "row" }, button("New collection", make, { kind: "primary", icon: "plus" }), button("Sample data", () => bringSample(), { icon: "spark" })),
       all.length ? table(["Name", "Encoder", "Items", "Live", ""], all.map((one) => h("tr", {}, h("td", {}, h("a", { href: `#/${encodeURIComponent(one.name)}/search` }, one.name)),
         one.error ? h("td", { colspan: "3", class: "bad" }, one.error) : [h("td", { class: "small" }, `${one.encoder} (${one.dim})`), h("td", {}, number(one.items)), h("td", {}, one.live)],
-        h("td", { class: "row" }, one.error ? null : button("Policy", () => policy(one.name), { kind: "small", label: `Policy of ${one.name}` }), button("Drop", () => drop(one.name), { kind: "small danger", label: `Drop ${one.name}` }))))) : h("p", { class: "hint" }, "There is no collection yet."));
+        h("td", {}, h("div", { class: "row" }, one.error ? null : button("Policy", () => policy(one.name), { kind: "small", label: `Policy of ${one.name}` }), button("Drop", () => drop(one.name), { kind: "small danger", label: `Drop ${one.name}` })))))) : h("p", { class: "hint" }, "There is no collection yet."));
   });
   async function make() {
     await dialog("New collection", (close) => {

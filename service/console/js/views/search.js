@@ -22,11 +22,11 @@ export default async function view(main, params) {
   const list = h("ol", { class: `cards ${image ? "pictures" : ""}`, "aria-label": "Hits" });
   const filter = new Filter(state.fields, () => state.query && search());
   const form = h("form", { class: "ask", role: "search", on: { submit: (event) => { event.preventDefault(); if (input.value.trim()) search({ text: input.value.trim() }); } } },
-    input, image ? [file, button("Picture", () => file.click(), { icon: "image", kind: "primary" })] : asks && h("button", { class: "button primary", type: "submit" }, "Search"),
-    select([5, 12, 24, 50].map((n) => [n, `${n} hits`]), k, (value) => { k = Number(value); if (state.query) search(); }, { "aria-label": "How many hits" }));
+    input, image ? [file, button("Picture", () => file.click(), { icon: "image", kind: "primary" })] : asks && h("button", { class: "button primary", type: "submit" }, "Search"));
+  const count = select([5, 12, 24, 50].map((n) => [n, `${n} hits`]), k, (value) => { k = Number(value); if (state.query) search(); }, { "aria-label": "How many hits" });
   const examples = h("div", { class: "examples" });
   const teach = new Teach({ suggest });
-  const column = h("div", { class: "column" }, h("h1", { class: "unseen" }, `Search ${state.name}`), form, filter.element, examples, status, list);
+  const column = h("div", { class: "column" }, h("h1", { class: "unseen" }, `Search ${state.name}`), form, h("div", { class: "row narrowing" }, filter.element, count), examples, status, list);
   const opener = button("Teach", () => teach.element.classList.toggle("open"), { kind: "primary teach-opener", icon: "up" });
   put(main, h("div", { class: "with-panel" }, column, teach.element), opener);
 
@@ -58,7 +58,7 @@ export default async function view(main, params) {
       if (mine !== turn) return;
       hits = answer.hits.map((hit) => (answer.base ? { ...hit, rank_change: hit.rank_change ?? null } : hit));
       const moved = answer.base ? `, ${hits.filter((hit) => hit.rank_change !== 0).length} moved against the untouched encoder` : "";
-      status.textContent = `${plural(hits.length, "hit")} for ${described(query)} · version ${answer.version} · ${number(performance.now() - begin)} ms${moved}`;
+      status.textContent = `${plural(hits.length, "hit")} · ${described(query)} · version ${answer.version} · ${number(performance.now() - begin)} ms${moved}`;
       remember(query);
       put(examples);
       if (!hits.length) status.textContent += " — nothing matches the filter";

@@ -27,7 +27,7 @@ export default async function view(main) {
     const gain = one.metrics.fed_gain === undefined ? null : `${number(2 ** one.metrics.fed_gain, 2)}× as near to the top`;
     const more = h("details", {}, h("summary", {}, "Report"));
     more.addEventListener("toggle", () => {
-      if (more.open && more.children.length === 1) told(async () => { const whole = await call("GET", at(state.name, `/versions/${one.number}`)); more.append(whole.report ? report(whole.report) : h("p", {}, one.reason)); });
+      if (more.open && more.children.length === 1) told(async () => { const whole = await call("GET", at(state.name, `/versions/${one.number}`)); more.append(whole.report ? report(whole.report, { reason: false }) : h("p", {}, one.reason)); });
     });
     return h("li", { class: `version ${one.live ? "live" : ""}`, data: { version: one.number } },
       h("div", { class: "row spread" }, h("h2", {}, `Version ${one.number}`, one.live ? h("span", { class: "chip good" }, "live") : null),
