@@ -256,7 +256,7 @@ def serious(one: Visit) -> list[str]:
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="no axe-core here: `make test` fetches it with npm where that is installed")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.quality)])
 def test_nothing_seriously_bars_anybody(browser: Browser, running: Running, scheme: str) -> None:
     with visit(browser, running, color_scheme=scheme, bypass_csp=True, viewport={"width": 1280, "height": 900}) as one:
         found = []

@@ -26,6 +26,7 @@ samples = APIRouter(prefix="/samples", tags=["console"], route_class=FastRoute)
 FIELDS_OF = 2000  # items whose metadata tell the fields
 POINTS = 20_000  # of a map at most
 POOL = 4000  # items among which the next to label are looked for
+PICTURES = 1200  # of a sample at most: they are drawn anew each time
 QUERIES = 4  # that show what a sample of texts is about
 
 
@@ -128,7 +129,7 @@ def _sample(sample: str, limit: int) -> dict[str, Any]:
         from vecmeta import openmoji
 
         try:
-            found, encoder, field = openmoji.gather(limit), "image", "mood"
+            found, encoder, field = openmoji.gather(min(limit, PICTURES)), "image", "mood"
         except vm.InvalidConfig as error:
             raise Refused(503, "sample_unavailable", str(error)) from error
     items = [item_json(item) for item in found]

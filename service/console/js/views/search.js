@@ -66,8 +66,6 @@ export default async function view(main, params) {
       draw();
     } catch (error) {
       if (mine !== turn) return;
-      hits = [];
-      draw();
       status.textContent = error instanceof ApiError && error.status === 413 ? `Too large: ${error.message}` : error.message;
     } finally {
       list.removeAttribute("aria-busy");
