@@ -58,7 +58,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.runtime, app.state.registry = runtime, registry
     app.state.gatekeeper = Gatekeeper(runtime)
-    in_v1 = (collections.router, items.router, search.router, teach.collections, versions.router, console.views, teach.jobs, keys.router)
+    in_v1 = (
+        collections.router,
+        items.router,
+        search.router,
+        teach.collections,
+        versions.router,
+        console.views,
+        teach.jobs,
+        keys.router,
+    )
     for router in (*in_v1, console.samples):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)

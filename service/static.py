@@ -43,7 +43,11 @@ class Files:
                 content = entry.read_bytes()
                 suffix = "." + entry.name.rpartition(".")[2]
                 kind = KINDS.get(suffix) or mimetypes.guess_type(entry.name)[0] or "application/octet-stream"
-                self._files[prefix + entry.name] = content, f"{kind}; charset=utf-8", f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+                self._files[prefix + entry.name] = (
+                    content,
+                    f"{kind}; charset=utf-8",
+                    f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+                )
 
     def answer(self, path: str, known: str | None) -> Response:
         """A file, or 304 if `known` is its hash, or 404."""

@@ -15,11 +15,18 @@ from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
 from tests.service_kit import Running
 
-CHROMIUM = os.environ.get("VECMETA_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+CHROMIUM = (
+    os.environ.get("VECMETA_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("chromium-browser")
+    or shutil.which("google-chrome")
+)
 PATIENCE = 20_000  # ms
 AXE = Path(__file__).parent.parent / ".venv" / "axe" / "axe.min.js"  # fetched by `make test`
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: `make test` installs it where it may (Debian, as root)")
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: `make test` installs it where it may (Debian, as root)"
+)
 
 
 @contextmanager
@@ -27,7 +34,9 @@ def launched() -> Iterator[Browser]:
     """The browser, without a window."""
     assert CHROMIUM is not None
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"], headless=True)
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"], headless=True
+        )
         try:
             yield browser
         finally:
@@ -65,5 +74,5 @@ def visit(browser: Browser, running: Running, *, key: str | None = "", **context
             page.add_init_script(f"sessionStorage.setItem('vecmeta-key', {secret!r})")
         page.on("pageerror", lambda error: one.problems.append(str(error)))
         page.on("console", lambda said: one.problems.append(said.text) if said.type == "error" else None)
-        page.on("response", lambda answer: one.seen.append(answer))
+        page.on("response", lambda answer: one.seen.append(answer))  # noqa: PLW0108  # Playwright marks what it is given
         yield one

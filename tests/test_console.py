@@ -60,7 +60,9 @@ def test_nothing_comes_from_elsewhere_and_nothing_becomes_markup() -> None:
         text = file.read_text("utf-8")
         addresses = set(re.findall(r"https?://[^\s\"'`<>)]+", text)) - {"http://www.w3.org/2000/svg"}
         assert not addresses, f"{file.name}: {addresses}"
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|\bon\w+=\"", text), file.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|\bon\w+=\"", text), (
+            file.name
+        )
     assert sum(file.stat().st_size for file in FILES) < FIRST_VIEW
 
 
@@ -113,7 +115,9 @@ def test_the_map_of_nothing_is_empty(service: Service) -> None:
 
 def test_suggestions_lie_between_concepts_and_are_not_judged(service: Service) -> None:
     rows = np.zeros((21, 3))
-    for n, angle in enumerate(np.linspace(0, np.pi / 2, 21)):  # an arc from the first axis to the second: item 10 is in the middle
+    for n, angle in enumerate(
+        np.linspace(0, np.pi / 2, 21)
+    ):  # an arc from the first axis to the second: item 10 is in the middle
         rows[n, :2] = np.cos(angle), np.sin(angle)
     collection = service.db.create("arc", encoder="vectors", dim=3)
     ids = [f"a{n:02d}" for n in range(21)]
@@ -158,7 +162,9 @@ def test_the_sample_of_pictures_has_moods_and_colours(service: Service) -> None:
 
 
 def test_a_key_is_made_used_listed_and_revoked(service: Service) -> None:
-    made = good(service.client.post("/v1/keys", json={"name": "page", "scopes": ["read"], "expires": "2999-01-01T00:00:00Z"}), 201)
+    made = good(
+        service.client.post("/v1/keys", json={"name": "page", "scopes": ["read"], "expires": "2999-01-01T00:00:00Z"}), 201
+    )
     good(service.client.get("/v1/collections", headers=bearer(made["secret"])))
     [listed] = [key for key in good(service.client.get("/v1/keys"))["keys"] if key["id"] == made["id"]]
     assert "secret" not in listed
@@ -179,5 +185,9 @@ def test_an_admin_of_some_collections_makes_no_keys(service: Service) -> None:
 
 
 def test_a_key_that_cannot_be_made_is_refused(service: Service) -> None:
-    for body in ({"name": "x", "scopes": []}, {"name": "", "scopes": ["read"]}, {"name": "x", "scopes": ["read"], "expires": "2000-01-01T00:00:00Z"}):
+    for body in (
+        {"name": "x", "scopes": []},
+        {"name": "", "scopes": ["read"]},
+        {"name": "x", "scopes": ["read"], "expires": "2000-01-01T00:00:00Z"},
+    ):
         refused(service.client.post("/v1/keys", json=body), 422)

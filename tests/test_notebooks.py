@@ -28,7 +28,9 @@ def run(name: str, **environment: str) -> list[Any]:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore", **environment}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute(env=env)
+        NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(FOLDER)}}).execute(
+            env=env
+        )
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 

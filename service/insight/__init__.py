@@ -1,1 +1,1 @@
-"""What the console shows of a collection as a whole: its metadata fields, its map, and what is worth labelling next. Pure functions of rows."""
+"""What the console shows of a whole collection: its metadata fields, its map, what is worth labelling next. Pure functions of rows."""

@@ -27,7 +27,7 @@ def plane(x: Matrix) -> Plane:
 
 
 def aligned(points: Plane, reference: Plane) -> Plane:
-    """(n, 2) points turned and mirrored to lie as near as they can to a reference of the same rows (orthogonal Procrustes; Schönemann 1966).
+    """(n, 2) points turned and mirrored to lie nearest a reference of the same rows (orthogonal Procrustes; Schönemann 1966).
 
     Nothing is stretched: a version that draws things together shows it.
     """

@@ -38,7 +38,8 @@ def rows(collection: Collection, most: int) -> list[Row]:
 def vectors(collection: Collection, ids: Sequence[str], version: int | None) -> Matrix:
     """(n, dim) float32 unit rows of items under a version; None: the live one. Raises ItemNotFound, VersionNotFound."""
     parts = [
-        np.asarray(collection.embed([Id(id) for id in ids[at : at + BATCH]], version), np.float32) for at in range(0, len(ids), BATCH)
+        np.asarray(collection.embed([Id(id) for id in ids[at : at + BATCH]], version), np.float32)
+        for at in range(0, len(ids), BATCH)
     ]
     return np.concatenate(parts) if parts else np.empty((0, collection.dim), np.float32)
 

@@ -129,7 +129,7 @@ def _sample(sample: str, limit: int) -> dict[str, Any]:
         from vecmeta import openmoji
 
         try:
-            found, encoder, field = openmoji.gather(min(limit, PICTURES)), "image", "mood"
+            found, encoder, field = openmoji.gather(min(limit, PICTURES)), "image", "subject"
         except vm.InvalidConfig as error:
             raise Refused(503, "sample_unavailable", str(error)) from error
     items = [item_json(item) for item in found]

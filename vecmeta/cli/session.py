@@ -147,7 +147,10 @@ class Session:
         if id not in ranks:
             return Text("new", style="bold blue")
         change = ranks[id] - place
-        return Text("=" if not change else f"{'▲' if change > 0 else '▼'}{abs(change)}", style="green" if change > 0 else "red" if change else "dim")
+        return Text(
+            "=" if not change else f"{'▲' if change > 0 else '▼'}{abs(change)}",
+            style="green" if change > 0 else "red" if change else "dim",
+        )
 
 
 def run(session: Session, key: Callable[[], str], ask: Callable[[str], str], clear: Callable[[], None]) -> None:

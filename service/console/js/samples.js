@@ -6,7 +6,7 @@ import { loadCollections } from "./state.js";
 
 const KINDS = {
   "python-docs": ["Texts: Python's documentation", "Functions and classes of the Python on the service's machine. Teach it what belongs to one module."],
-  openmoji: ["Pictures: OpenMoji", "Emoji, drawn by OpenMoji (CC BY-SA 4.0). Teach it moods: all faces are yellow, so untaught it sees colours."],
+  openmoji: ["Pictures: OpenMoji", "Emoji, drawn by OpenMoji (CC BY-SA 4.0). Teach it what they show: food, animals, faces, or a notion of your own."],
 };
 
 /** Fetch a sample and write it into a collection of its own; resolves with its name. */
