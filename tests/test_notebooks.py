@@ -62,6 +62,7 @@ def test_scaling_out_says_what_it_needs() -> None:
     assert "nothing below runs" in printed(run("05_scale_out", VECMETA_NOTEBOOK_URL=""))
 
 
+@pytest.mark.quality
 def test_scaling_out_over_postgresql(postgres_url: str) -> None:
     assert "promoted" in printed(run("05_scale_out", VECMETA_NOTEBOOK_URL=postgres_url))
 

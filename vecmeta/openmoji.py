@@ -4,8 +4,8 @@ An item is one emoji of a single character:
 
 - ``id``        its code point, ``U+1F600``; unique
 - ``content``   a PNG, 128 x 128, on white
-- ``metadata``  ``{"name": "grinning face", "subject": "face", "mood": "happy", "colour": "yellow"}``; ``subject`` for most of them, ``mood`` only
-                for faces whose name tells one, ``colour`` is the hue that most coloured pixels have
+- ``metadata``  ``{"name": "grinning face", "subject": "face", "mood": "happy", "colour": "yellow"}``; ``subject`` for most,
+                ``mood`` only for faces whose name tells one, ``colour`` is the hue that most coloured pixels have
 
 Pictures are by OpenMoji, CC BY-SA 4.0. Faces come first: they are what can be taught by mood, and all of them are yellow.
 """
