@@ -9,7 +9,7 @@ WORKERS ?= auto
 demo: .venv/installed  ## install, then run the main job on real input
 	$(BIN)/vecmeta demo
 
-test: .venv/installed-dev .venv/postgres  ## install, then run all tests
+test: .venv/installed-dev .venv/postgres .venv/chromium .venv/axe/axe.min.js  ## install, then run all tests
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not quality"
 
 stack: .venv/installed-dev .venv/postgres  ## PostgreSQL, Milvus and the service as processes, without containers; until Ctrl-C
@@ -24,7 +24,7 @@ format: .venv/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-quality: .venv/installed-dev .venv/postgres  ## slow runs on real data sets; skipped where the data are absent
+quality: .venv/installed-dev .venv/postgres .venv/chromium .venv/axe/axe.min.js  ## slow runs on real data sets; skipped where the data are absent
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m quality -s
 
 clean:
@@ -47,3 +47,17 @@ clean:
 	    export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql \
 	    || echo "PostgreSQL could not be installed: its tests will be skipped"; fi
 	touch $@
+
+# A browser for the tests of the console: likewise.
+.venv/chromium: .venv/installed-dev
+	@if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null && ! command -v google-chrome >/dev/null \
+	    && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    export DEBIAN_FRONTEND=noninteractive; apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium \
+	    || echo "Chromium could not be installed: the console's tests in a browser will be skipped"; fi
+	touch $@
+
+# axe-core, which finds what bars people from a page (MPL 2.0; for tests alone, so it is fetched and not kept here): likewise.
+.venv/axe/axe.min.js: .venv/installed-dev
+	@mkdir -p .venv/axe; cd .venv/axe; if command -v npm >/dev/null; then \
+	    npm pack --silent axe-core@4.14.1 >/dev/null && tar -xzf axe-core-4.14.1.tgz --strip-components 1 package/axe.min.js \
+	    || echo "axe-core could not be fetched: its test will be skipped"; fi

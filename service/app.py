@@ -12,10 +12,10 @@ from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
 import vecmeta as vm
-from service import errors, logs, telemetry
+from service import errors, logs, static, telemetry
 from service.hot import HotSearch
 from service.observe import DatabaseCollector, Observe
-from service.routes import collections, items, operations, search, teach, versions
+from service.routes import collections, console, items, keys, operations, search, teach, versions
 from service.runtime import Runtime
 from service.security import Gatekeeper
 from service.settings import Settings
@@ -58,10 +58,21 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )  # fmt: skip
     app.state.runtime, app.state.registry = runtime, registry
     app.state.gatekeeper = Gatekeeper(runtime)
-    for router in (collections.router, items.router, search.router, teach.collections, versions.router, teach.jobs):
+    in_v1 = (
+        collections.router,
+        items.router,
+        search.router,
+        teach.collections,
+        versions.router,
+        console.views,
+        teach.jobs,
+        keys.router,
+    )
+    for router in (*in_v1, console.samples):
         app.include_router(router, prefix="/v1")
     app.include_router(operations.router)
     app.include_router(operations.guarded)
+    static.install(app)
     errors.install(app)
     registry.register(DatabaseCollector(runtime))
     hot = next(route for route in search.router.routes if isinstance(route, APIRoute) and route.name == "search")

@@ -253,7 +253,7 @@ def started(folder: Path, env: dict[str, str] | None = None, wait: bool = True, 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with vm.open(options.get("data", folder), device="cpu", files=options.get("files")) as db:
         secret, _ = db.keys.create("tests", ["admin"])
-    port, log = free_port(), folder.parent / f"{folder.name}.log"
+    port, log = options.get("port") or free_port(), folder.parent / f"{folder.name}.log"
     given = {"port": port, "data": str(folder), "device": "cpu", "workers": 0, **options}
     with log.open("wb") as file, (folder.parent / f"{folder.name}.err").open("wb") as errors:
         process = subprocess.Popen(

@@ -80,6 +80,13 @@ SAMPLES = {
     "GET /v1/jobs/{job}": Sample("read"),
     "POST /v1/jobs/{job}/cancel": Sample("write"),
     "GET /v1/jobs/{job}/events": Sample("read"),
+    f"GET {C}/fields": Sample("read"),
+    f"GET {C}/map": Sample("read", wrong={"params": {"limit": 0}}),
+    f"GET {C}/suggestions": Sample("read", wrong={"params": {"k": 0}}),
+    "GET /v1/samples/{sample}": Sample("read", send={"params": {"limit": 3}}, wrong={"params": {"limit": 0}}),
+    "GET /v1/keys": Sample("admin"),
+    "POST /v1/keys": _json({"name": "another", "scopes": ["read"]}, 201, "admin"),
+    "DELETE /v1/keys/{key}": Sample("admin"),
     "GET /healthz": Sample(None),
     "GET /readyz": Sample(None),
     "GET /metrics": Sample("read"),
@@ -93,7 +100,7 @@ SAMPLES = {
 BY_HAND = {f"POST {C}/items/upload", f"POST {C}/search/upload", f"GET {C}/content/{{id}}"}
 GUARDED = [route for route, sample in SAMPLES.items() if sample.needs is not None]
 NAMED = [route for route in GUARDED if "{name}" in route]
-FOUND = [*NAMED, *(route for route in GUARDED if "/v1/jobs" in route)]
+FOUND = [*NAMED, *(route for route in GUARDED if "/v1/jobs" in route or "{key}" in route)]
 CHECKED = [route for route in GUARDED if "{" in route or SAMPLES[route].wrong is not None]
 
 
@@ -123,7 +130,9 @@ def ask(service: Service, route: str, name: str, job: str = "0" * 32, **more: An
     sample = SAMPLES[route]
     send = {**sample.send, **more}
     send["headers"] = {**sample.send.get("headers", {}), **more.get("headers", {})}
-    return service.client.request(method, path.format(name=name, id="i00", n=0, job=job), **send)
+    return service.client.request(
+        method, path.format(name=name, id="i00", n=0, job=job, key=job[:16], sample="python-docs"), **send
+    )
 
 
 def set_up(service: Service, route: str, adapted: str) -> tuple[str, str]:
@@ -134,6 +143,8 @@ def set_up(service: Service, route: str, adapted: str) -> tuple[str, str]:
     job = service.db.jobs.submit(name).id if "{job}" in route else ""
     if "events" in route:
         service.db.jobs.cancel(job)
+    if "{key}" in route:
+        job = service.db.keys.create("to be revoked")[1].id
     return name, job
 
 
@@ -144,7 +155,7 @@ def test_every_route_has_a_sample_and_every_documented_error_is_provoked(service
     told: dict[str, set[int]] = {}
     for path, methods in service.app.openapi()["paths"].items():
         for method, about in methods.items():
-            route = f"{method.upper()} {path.replace('/jobs/{id}', '/jobs/{job}')}"
+            route = f"{method.upper()} {path.replace('/jobs/{id}', '/jobs/{job}').replace('/keys/{id}', '/keys/{key}')}"
             told[route] = {int(status) for status in about["responses"]}
     provoked: dict[str, set[int]] = {route: {SAMPLES[route].status} for route in SAMPLES}
     for status, routes in {401: GUARDED, 403: GUARDED, 413: GUARDED, 429: GUARDED, 404: FOUND, 409: NAMED, 422: CHECKED}.items():
@@ -193,7 +204,7 @@ def test_403_without_the_scope(service: Service, adapted: str, route: str) -> No
             refused(ask(service, route, name, job, headers=service.key(other)), 403, "forbidden", f"the scope {needed!r}")
 
 
-@pytest.mark.parametrize("route", [route for route in GUARDED if "{" in route])
+@pytest.mark.parametrize("route", [route for route in GUARDED if "{name}" in route or "{job}" in route])
 def test_403_for_another_collection(service: Service, adapted: str, route: str) -> None:
     name, job = set_up(service, route, adapted)
     refused(ask(service, route, name, job, headers=service.key("admin", collections=["mine"])), 403, "forbidden", name)
@@ -252,7 +263,7 @@ def test_drop_other_weights(changed: Service) -> None:
 @pytest.mark.parametrize("route", GUARDED)
 def test_413(service: Service, route: str) -> None:
     method, path = route.split(" ")
-    url = path.format(name=service.points(), id="i00", n=0, job="0" * 32)
+    url = path.format(name=service.points(), id="i00", n=0, job="0" * 32, key="0" * 16, sample="openmoji")
     if route == f"POST {C}/items/stream":  # has no limit but for each line
         answer = good_lines(service.client.post(url, content=b'{"id": "%s"}' % (b"x" * 100_001), headers=LINES))
         assert [line["error"] for line in answer] == ["too_large"]
@@ -270,7 +281,10 @@ def test_422(service: Service, route: str) -> None:
         refused(ask(service, route, "", "no-job"), 422, "invalid_request", "id")
     if sample.wrong is not None:
         method, path = route.split(" ")
-        refused(service.client.request(method, path.format(name=service.points(), id="i00", n=0), **sample.wrong), 422)
+        refused(
+            service.client.request(method, path.format(name=service.points(), id="i00", n=0, sample="openmoji"), **sample.wrong),
+            422,
+        )
 
 
 @pytest.mark.parametrize("route", GUARDED)

@@ -63,7 +63,7 @@ def test_every_route_asks_for_the_scope_of_the_table(service: Service) -> None:
         prefix = included.include_context.prefix  # type: ignore[attr-defined]
         for route in included.original_router.routes:
             assert isinstance(route, APIRoute)
-            path = prefix + route.path_format.replace("/jobs/{id}", "/jobs/{job}")
+            path = prefix + route.path_format.replace("/jobs/{id}", "/jobs/{job}").replace("/keys/{id}", "/keys/{key}")
             asked[f"{min(route.methods or ())} {path}"] = scopes_of(route.dependant)
     wanted = {
         route: set() if sample.needs is None else {"read"} if route in CHECKED_INSIDE else {sample.needs}
@@ -81,7 +81,7 @@ def test_a_scope_opens_what_it_allows_and_nothing_else(service: Service, route: 
     job = "0" * 32
     if route in CHECKED_INSIDE and "{job}" in route:  # what is not there is 404 for all
         job = service.db.jobs.submit(service.points()).id
-    url = path.format(name="nope", id="i", n=0, job=job)
+    url = path.format(name="nope", id="i", n=0, job=job, key="0" * 16, sample="python-docs")
     send: dict[str, Any] = {**SAMPLES[route].send}
     if route == "POST /v1/collections":
         send = {"json": {"name": f"made-by-{scope}", "encoder": "vectors", "dim": 2}}

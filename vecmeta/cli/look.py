@@ -43,13 +43,30 @@ def search(
     down: Annotated[
         list[str] | None, typer.Option("--down", metavar="ID", help="Bend this one search away from an item.")
     ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Mark hits with + and -, adapt with a, and see before and after in place.")
+    ] = False,
 ) -> None:
     """Search by text, picture, item or vector."""
     query = _query(text, image, like, vector)
+    if interactive:
+        _interactive(context, name, query, k, where, bool(version is not None or up or down))
+        return
     condition = parse_where(where)
     bend = [(id, 1.0) for id in up or []] + [(id, -1.0) for id in down or []]
     with opened_collection(context, name) as c:
         _show_hits(context, c.search(query, k=k, where=condition, version=version, feedback=bend or None))
+
+
+def _interactive(context: typer.Context, name: str, query: Query, k: int, where: str | None, more: bool) -> None:
+    if more or shared(context).json:
+        raise typer.BadParameter("goes without --version, --up, --down and --json", param_hint="--interactive")
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise typer.BadParameter("needs a terminal", param_hint="--interactive")
+    from vecmeta.cli import session
+
+    with opened_collection(context, name) as c:
+        session.run(session.Session(c, query, k, parse_where(where)), typer.getchar, input, render.console().clear)
 
 
 def recommend(

@@ -1,0 +1,22 @@
+// Short messages that go away by themselves; screen readers hear them.
+
+import { h } from "./dom.js";
+
+let place = null;
+
+export function toast(text, kind = "") {
+  place ??= document.body.appendChild(h("div", { class: "toasts", role: "status", "aria-live": "polite" }));
+  const one = h("p", { class: `toast ${kind}` }, text);
+  place.append(one);
+  setTimeout(() => one.remove(), kind === "bad" ? 9000 : 4500);
+}
+
+/** Run something; what goes wrong is told. Resolves with its value, or undefined. */
+export async function told(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error.name !== "AbortError" && error.status !== 401) toast(error.message, "bad");
+    return undefined;
+  }
+}

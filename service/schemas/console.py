@@ -1,0 +1,111 @@
+"""Views of a collection as a whole, samples, and API keys: what the console shows besides."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from service.schemas.common import Model, Name
+from service.schemas.items import ItemAnswer
+
+Scope = Literal["read", "feedback", "write", "admin"]
+
+
+class ValueModel(BaseModel):
+    """A usual value of a field."""
+
+    value: str | float | bool
+    count: int
+
+
+class FieldModel(BaseModel):
+    """A metadata field."""
+
+    name: str
+    items: int
+    kinds: list[Literal["text", "number", "boolean", "list", "object", "null"]]
+    values: list[ValueModel]
+    distinct: int
+    low: float | None
+    high: float | None
+
+
+class FieldsAnswer(BaseModel):
+    """The metadata fields of a collection, told from the first `read` items."""
+
+    fields: list[FieldModel]
+    read: int
+
+
+class MapAnswer(BaseModel):
+    """Items as points of a plane: their two principal axes, turned towards version 0's; column by column."""
+
+    version: int
+    total: Annotated[int, Field(description="items of the collection; the map has the first of them by id")]
+    ids: list[str]
+    lines: Annotated[list[str], Field(description="the beginning of each text")]
+    x: list[float]
+    y: list[float]
+    values: Annotated[list[Any], Field(description="each item's value of the field that was asked for; null where it has none")]
+
+
+class SuggestionModel(BaseModel):
+    """An item whose label would tell much."""
+
+    item: ItemAnswer
+    why: str
+    concepts: list[str]
+
+
+class SuggestionsAnswer(BaseModel):
+    """What to label next, most telling first; looked for among the first `read` items."""
+
+    suggestions: list[SuggestionModel]
+    read: int
+
+
+class SampleAnswer(BaseModel):
+    """A sample collection to write: a name for it, its encoder, its items, and what to try with it."""
+
+    name: str
+    encoder: str
+    items: list[ItemAnswer]
+    field: Annotated[str, Field(description="the metadata field that items can be coloured and taught by")]
+    queries: list[str]
+
+
+class NewKey(Model):
+    """A key to be made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "search page", "scopes": ["read", "feedback"]}]})
+    name: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)]
+    collections: Annotated[list[Name], Field(min_length=1, max_length=1000)] | None = None
+    expires: Annotated[AwareDatetime, Field(strict=False)] | None = None
+
+
+class KeyModel(BaseModel):
+    """A key without its secret."""
+
+    id: str
+    name: str
+    scopes: list[Scope]
+    collections: list[str] | None
+    created: datetime
+    expires: datetime | None
+    revoked: datetime | None
+    used: datetime | None
+
+
+class KeyCreated(KeyModel):
+    """A new key with its secret, which cannot be had again."""
+
+    secret: str
+
+
+class KeysAnswer(BaseModel):
+    """All keys, oldest first; those that expired or were revoked too."""
+
+    keys: list[KeyModel]
