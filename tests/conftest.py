@@ -86,6 +86,17 @@ def postgres_url(postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyP
         yield url
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For the modules that ask for it: products this small are slower on two threads, and much slower where others compute too."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def toys(db: vm.Database) -> vm.Collection:
     """Six texts about coloured things."""

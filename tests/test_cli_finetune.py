@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,9 @@ from vecmeta.bench import finetune as bench
 from vecmeta.cli import main
 from vecmeta.encoders import open_encoder
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small are slower on two threads, and much slower where others compute too."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vecmeta.encoders import open_encoder
+from vecmeta.encoders.parts import AT_ONCE, encoded
 from vecmeta.encoders.vectors import VectorEncoder, unit_rows
 from vecmeta.errors import InvalidConfig, InvalidVector
 
@@ -130,3 +131,13 @@ def test_the_encoder_is_unit_rows_with_a_name() -> None:
 def test_a_dimension_that_is_none(dim: Any) -> None:
     with pytest.raises(InvalidConfig, match="positive whole number"):
         VectorEncoder(dim)
+
+
+def test_many_contents_are_encoded_a_part_at_a_time() -> None:
+    encoder = VectorEncoder(2)
+    rows: list[Any] = [np.array([n + 1.0, 1.0]) for n in range(2 * AT_ONCE + 1)]
+    seen: list[tuple[str, int, int]] = []
+    found = encoded(encoder, rows, "evaluating", lambda *step: seen.append(step))
+    np.testing.assert_array_equal(found, encoder.encode(rows))
+    assert seen == [("evaluating", n * AT_ONCE, len(rows)) for n in range(3)]
+    assert encoded(encoder, [], "evaluating", None).shape == (0, 2)

@@ -26,23 +26,14 @@ from vecmeta.finetune.batches import Batches
 from vecmeta.finetune.examples import stratified
 from vecmeta.finetune.likeness import importance
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RATES = {"features": 1e-2, "lora": 1e-2, "full": 3e-3}
 TAUGHT = tuple(TOPICS)[:4]
 
 
 def config(mode: str, **more: Any) -> FinetuneConfig:
     return FinetuneConfig(**{"mode": mode, "rate": RATES[mode], "steps": 20, "measurements": 2, "pairs": 8, **more})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small are slower on two threads, and much slower where others compute too."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -20,19 +20,10 @@ from vecmeta.folds import exam
 from vecmeta.judged import resolve
 from vecmeta.worker import Worker
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK: dict[str, Any] = {"rate": 1e-2, "steps": 40, "pairs": 12, "measurements": 4}
 EACH = 25  # items of a topic
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Products this small are slower on two threads, and much slower where others compute too."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

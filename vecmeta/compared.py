@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from vecmeta.catalogue.items import ItemStore
+from vecmeta.encoders.parts import encoded
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.evaluate import Gate
 from vecmeta.folds import Fold
@@ -23,11 +24,10 @@ from vecmeta.meta.head import Head, IdentityHead, MemoryHead
 from vecmeta.meta.start import Start
 from vecmeta.spaces import Space
 from vecmeta.trial import STRENGTHS, Background, Measured, best_strength, drift, judge, measure, quality
-from vecmeta.types import Content, Progress, Vectors
+from vecmeta.types import Content, Vectors
 
 UNLABELLED = 1500  # items that nobody labelled: distractors of the exam, what relations are kept of, the statistics of a head
 LEAST_FREE = 20  # fewer cannot tell what becomes of them
-ENCODED_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +56,6 @@ def unlabelled(own: Space, labelled: set[str], seed: int) -> Free:
     contents = [cast(Content, found[ids[place]].content) for place in there]
     x, ids = sample.vectors[[rows[place] for place in there]], tuple(ids[place] for place in there)
     return Free(x, ids, contents, sample.count, foreign)
-
-
-def encoded(encoder: Encoder, contents: Sequence[Content], progress: Progress | None) -> Vectors:
-    """(n, dim) vectors of contents."""
-    parts = []
-    for start in range(0, len(contents), ENCODED_AT_ONCE):
-        if progress is not None:
-            progress("evaluating", start, len(contents))
-        parts.append(encoder.encode(contents[start : start + ENCODED_AT_ONCE]))
-    return np.concatenate(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +137,7 @@ class Examiner:
         """From the judgements, which the encoder did not learn from, if it passes the gate of adaptations; otherwise none."""
         if lacking is not None:
             return IdentityHead(encoder.dim)
-        under = replace(taught, x=encoded(encoder, contents_of(own, taught), None))
+        under = replace(taught, x=encoded(encoder, contents_of(own, taught), "evaluating", None))
         background, stats = Background(free, self.free.ids), self._stats(free)
         best = best_strength(measure(under, background, lambda e: self._learned(e, stats), self.seed), gate)
         head = self._learned(lesson(under, under.y), stats).with_strength(best.strength)

@@ -19,8 +19,9 @@ from vecmeta.adaptation import Clock, publish, torch_device
 from vecmeta.catalogue.catalogue import CollectionRow
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import VersionStore
-from vecmeta.compared import Compared, Examiner, Free, encoded, unlabelled
+from vecmeta.compared import Compared, Examiner, Free, unlabelled
 from vecmeta.encoders import open_encoder
+from vecmeta.encoders.parts import encoded
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.errors import InvalidConfig
 from vecmeta.evaluate import Gate
@@ -119,7 +120,7 @@ def finetune(
     with clock.stage("evaluating"):
         begin = time.perf_counter()
         contents = [*contents_of(own, lesson.classes), *lesson.free.contents]
-        z = encoded(encoder, contents, progress)
+        z = encoded(encoder, contents, "evaluating", progress)
         rate = (time.perf_counter() - begin) / max(len(contents), 1)
         examiner = Examiner(start, lesson.free, torch_device(device), wish.seed)
         verdict = _examined(examiner, own, lesson, encoder, z, wish)

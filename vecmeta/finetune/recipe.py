@@ -18,6 +18,7 @@ import torch
 
 from vecmeta.encoders import ImageEncoder, TextEncoder
 from vecmeta.encoders.model_folder import FACTS, FORMAT, facts_of, model_files
+from vecmeta.encoders.parts import encoded
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.weights import file_sha256, files_sha256
 from vecmeta.errors import AlreadyExists, InvalidConfig, StorageFull, StorageReadOnly
@@ -32,7 +33,6 @@ from vecmeta.finetune.training import Lesson, State, seeded, train
 from vecmeta.meta.start import write_whole
 from vecmeta.types import Content, Keys, Progress, Vectors
 
-ENCODED_AT_ONCE = 256
 MEASURED = {"text": (300, 1000), "image": (200, 400)}  # held-out queries, and what they are ranked among, at each measurement
 
 
@@ -74,7 +74,7 @@ def finetune(
         raise AlreadyExists(f"{out} is there already and was not made from the same data and settings: give another place")
     _writable(out.parent)
     pool = [*examples.contents, *unlabelled, *(source.contents if source else ())]
-    base = _encoded(encoder, pool, progress)
+    base = encoded(encoder, pool, "encoding", progress)
     split = stratified(examples, config.holdout, config.seed)
     if not any(len(rows) >= 2 for rows in split.learned.members):  # so few that nothing can be spared
         split = stratified(examples, 0.0, config.seed)
@@ -130,15 +130,6 @@ def _check(
         raise InvalidConfig(
             "transfer='representation' draws two distributions together: give source examples or unlabelled contents"
         )
-
-
-def _encoded(encoder: Encoder, pool: Sequence[Content], progress: Progress | None) -> Vectors:
-    parts = []
-    for start in range(0, len(pool), ENCODED_AT_ONCE):
-        if progress is not None:
-            progress("encoding", start, len(pool))
-        parts.append(encoder.encode(pool[start : start + ENCODED_AT_ONCE]))
-    return np.concatenate(parts)
 
 
 def _learner(encoder: Encoder, pool: Sequence[Any], base: Vectors, config: FinetuneConfig) -> Learner:
