@@ -79,6 +79,8 @@ def test_a_small_run(data_sets: Path, capfd: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit) as left:
         cli.program(["--device", "cpu", *given])
     out, err = capfd.readouterr()
+    if "int8 products of this processor are not exact" in err:
+        pytest.skip(err)
     assert left.value.code == 0, err
     facts = json.loads(out)
     assert list(facts["texts"]) == ["sentence-transformers", "text", "text:int8"]

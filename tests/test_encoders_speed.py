@@ -60,7 +60,12 @@ def text() -> TextEncoder:
 
 @pytest.fixture(scope="module")
 def int8() -> TextEncoder:
-    return cast(TextEncoder, open_encoder("text:int8"))
+    encoder = cast(TextEncoder, open_encoder("text:int8"))
+    try:
+        encoder.encode(["some text"])
+    except EncoderUnavailable as error:  # an older processor
+        pytest.skip(str(error))
+    return encoder
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +166,10 @@ def test_int8_layers_are_near_and_each_row_is_its_own() -> None:
     rows[0, 3], rows[1, 4] = 0, 7.5  # rows without a range
     with torch.inference_mode():
         exact = model.first(rows)
-        quantise_linears(model)
+        try:
+            quantise_linears(model)
+        except RuntimeError as error:
+            pytest.skip(str(error))
         found = model.first(rows)
         assert found.shape == (2, 20, 48)
         scale = exact.abs().amax(-1, keepdim=True)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import vecmeta as vm
 from tests.conftest import Clusters, WordCounter
+from vecmeta.catalogue.encoders import EncoderStore
 from vecmeta.catalogue.tables import metadata
 from vecmeta.catalogue.transfer import PARTS
 from vecmeta.cli import program
@@ -116,9 +117,19 @@ def test_a_part_of_it_and_another_name(exported: Path, tmp_path: Path) -> None:
 
 
 def test_every_table_moves_or_is_known_to_stay() -> None:
-    stay = {"jobs", "keys", "splits", "identity", "tombstones"}  # of the database or of the moment
+    stay = {"jobs", "keys", "splits", "identity", "tombstones", "indexes"}  # of the database or of the moment
+    stay |= {"encoders", "version_encoders", "encodings", "query_encodings"}  # a collection that has any is refused
     moved = {"collections", "items"} | {table.name for table in PARTS}
     assert set(metadata.tables) == stay | moved
+
+
+def test_versions_of_fine_tuned_encoders_are_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with vm.open(tmp_path / "a", device="cpu") as db:
+        db.create("own", encoder="vectors", dim=2)
+        monkeypatch.setattr(EncoderStore, "names", lambda self: {3: "mine-ft@1"})
+        with pytest.raises(vm.InvalidInput, match=r"'own' has versions of fine-tuned encoders \(3\)"):
+            db.export_to(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_others_can_read_it(exported: Path) -> None:

@@ -246,6 +246,8 @@ def test_filters_that_want_more(service: Service, points: str, where: dict[str, 
 def test_names_that_climb(service: Service, points: str, name: str) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/search"), ("GET", "/items/a"), ("GET", "/content/a")):
         answer = service.client.request(method, url(name, path), json={"vector": V} if method == "POST" else None)
+        if answer.url.path == "/":  # where the client itself climbed to: the console
+            continue
         assert answer.status_code in (404, 405, 422), answer.text
         refused(answer, answer.status_code)
         assert "x" not in answer.headers

@@ -156,6 +156,7 @@ class Database:
         Raises:
             AlreadyExists: the folder is there.
             CollectionNotFound.
+            InvalidInput: a collection has versions of encoders that were fine-tuned in it.
             StorageFull, StorageReadOnly, StorageError: it cannot be written; nothing of it stays.
         """
         from vecmeta import __version__, moving  # brings pyarrow

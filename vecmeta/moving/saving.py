@@ -18,7 +18,7 @@ from sqlalchemy import Table
 
 from vecmeta.catalogue.catalogue import Catalogue
 from vecmeta.catalogue.transfer import ITEM, PARTS, Source
-from vecmeta.errors import AlreadyExists
+from vecmeta.errors import AlreadyExists, InvalidInput
 from vecmeta.index.store import translated
 from vecmeta.moving import sheets
 from vecmeta.moving.sheets import HEAD, PAGE, Exported
@@ -34,11 +34,19 @@ def save(catalogue: Catalogue, folder: Path, names: Sequence[str], by: str, prog
     Raises:
         AlreadyExists: the folder is there.
         CollectionNotFound.
+        InvalidInput: a collection has versions of encoders that were fine-tuned in it.
         StorageFull, StorageReadOnly, StorageError: it cannot be written; nothing of it stays.
     """
     if folder.exists():
         raise AlreadyExists(f"{folder} is there already; name a folder that is not")
     rows = {name: catalogue.collection(name) for name in names}
+    for name, row in rows.items():
+        tuned = catalogue.encoders(row).names()
+        if tuned:
+            raise InvalidInput(
+                f"collection {name!r} has versions of fine-tuned encoders ({', '.join(map(str, sorted(tuned)))}), which cannot be exported "
+                "yet: their encoders would stay behind"
+            )
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.partial")
     found: dict[str, Exported] = {}
     with translated(f"cannot write {folder}"):
