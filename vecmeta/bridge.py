@@ -133,11 +133,7 @@ class BridgeIndex:
         """Under the new head; KeyError names the first unknown key."""
         known, base, _ = self._items.vectors(np.unique(keys))
         at = np.searchsorted(known, keys)
-        missing = (
-            (at >= len(known)) | (known[np.minimum(at, max(len(known) - 1, 0))] != keys)
-            if len(known)
-            else np.ones(len(keys), bool)
-        )
+        missing = ~np.isin(keys, known)
         if missing.any():
             raise KeyError(int(keys[np.argmax(missing)]))
         return self._head.project(base)[at] if len(keys) else np.empty((0, self.dim), np.float32)

@@ -111,37 +111,30 @@ class Columns:
         """Whether the writes since are in the table now: not when so many rows have changed that making it anew is no dearer."""
         most = max(PAGE, len(table) // SHARE)
         newer = [(t.c.collection == self._id, t.c.revision > table.revision) for t in (items, tombstones)]
-        pages = _rows(connection, select(items.c.key, items.c.metadata).where(*newer[0]).limit(most + 1))
+        pages = self._engine.pages(connection, select(items.c.key, items.c.metadata).where(*newer[0]).limit(most + 1), PAGE)
         rows = list(itertools.chain.from_iterable(pages))
         if len(rows) > most:
             return False
-        removed = _keys(connection, select(tombstones.c.key).where(*newer[1]))
+        removed = self._keys(connection, select(tombstones.c.key).where(*newer[1]))
         return table.update(revision, removed, _first(rows), self._parsed(rows))
 
     def _built(self, connection: Connection, revision: int, wanted: set[str]) -> Table:
         mine = items.c.collection == self._id
-        keys = np.sort(_keys(connection, select(items.c.key).where(mine)))
+        keys = np.sort(self._keys(connection, select(items.c.key).where(mine)))
         table = Table(keys, revision, wanted, lambda: next(self._stamps))
         for rows in self._engine.pages(connection, select(items.c.key, items.c.metadata).where(mine), PAGE):
             table.fill(_first(rows), self._parsed(rows))
         table.finish()
         return table
 
+    def _keys(self, connection: Connection, query: Select[Any]) -> Keys:
+        pages = self._engine.pages(connection, query, PAGE)
+        return np.fromiter((key for rows in pages for (key,) in rows), np.int64)
+
     def _parsed(self, rows: Sequence[Any]) -> list[dict[str, Any]]:
         text = self._engine.json_out(f"[{','.join(row[1] for row in rows)}]")  # at once: a call costs more than a row
         documents: list[dict[str, Any]] = from_json(text)
         return documents
-
-
-def _rows(connection: Connection, query: Select[Any]) -> Iterator[Sequence[Any]]:
-    """Pages of the driver's own rows: making SQLAlchemy's costs as much as reading them."""
-    cursor = connection.execute(query).cursor
-    while rows := cursor.fetchmany(PAGE):
-        yield rows
-
-
-def _keys(connection: Connection, query: Select[Any]) -> Keys:
-    return np.fromiter((key for rows in _rows(connection, query) for (key,) in rows), np.int64)
 
 
 def _first(rows: Sequence[Any]) -> Keys:

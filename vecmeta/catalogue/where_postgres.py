@@ -24,16 +24,15 @@ from sqlalchemy import (
     func,
     literal,
     literal_column,
-    not_,
     or_,
     select,
-    true,
 )  # fmt: skip
 from sqlalchemy.dialects.postgresql import JSON
 
 from vecmeta.catalogue import escapes
 from vecmeta.catalogue.tables import items
-from vecmeta.where import All, Among, Compare, Exists, Node, Not, Scalar, Some
+from vecmeta.catalogue.where_sql import Condition, joined
+from vecmeta.where import Among, Compare, Exists, Node, Scalar
 
 _INT64 = 2**63
 _EXACT = 10**16  # floats below are written with all their digits
@@ -46,13 +45,11 @@ _TEXT: ColumnElement[str] = _ELEMENT.op("#>>")(literal_column("'{}'")).cast(Text
 
 def compiled(node: Node) -> ColumnElement[bool]:
     """The condition of `node` on a row of `items`; all values travel as bound parameters."""
-    match node:
-        case All(parts):
-            return and_(true(), *(compiled(part) for part in parts))
-        case Some(parts):
-            return or_(false(), *(compiled(part) for part in parts))
-        case Not(part):
-            return not_(compiled(part))
+    return joined(node, _said)
+
+
+def _said(condition: Condition) -> ColumnElement[bool]:
+    match condition:
         case Exists(field):
             return _value(field).is_not(None)
         case Among(field, values):

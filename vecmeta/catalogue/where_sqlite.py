@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 
-from sqlalchemy import ColumnElement, and_, exists, false, func, literal, not_, or_, select, true
+from sqlalchemy import ColumnElement, and_, exists, false, func, literal, or_, select
 
 from vecmeta.catalogue.tables import items
-from vecmeta.where import All, Among, Compare, Exists, Node, Not, Scalar, Some
+from vecmeta.catalogue.where_sql import Condition, joined
+from vecmeta.where import Among, Compare, Exists, Node, Scalar
 
 _NUMBERS = ("integer", "real")
 
 
 def compiled(node: Node) -> ColumnElement[bool]:
     """The condition of `node` on a row of `items`; all values travel as bound parameters."""
-    match node:
-        case All(parts):
-            return and_(true(), *(compiled(part) for part in parts))
-        case Some(parts):
-            return or_(false(), *(compiled(part) for part in parts))
-        case Not(part):
-            return not_(compiled(part))
+    return joined(node, _said)
+
+
+def _said(condition: Condition) -> ColumnElement[bool]:
+    match condition:
         case Exists(field):
             return func.json_type(items.c.metadata, _path(field)).is_not(None)
         case Among(field, values):
