@@ -370,6 +370,28 @@ def test_a_stopped_worker_puts_its_job_back(db: vm.Database, c: vm.Collection) -
     assert (ended.id, ended.state, ended.attempts) == (job.id, "live", 1)
 
 
+def test_a_stopped_worker_that_cannot_end_its_job_puts_it_back(
+    db: vm.Database, c: vm.Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def adapt(self: vm.Collection, **options: Any) -> Any:  # long, and without a look at what is wanted: an import, say
+        begun.set()
+        assert go_on.wait(30)
+        options["progress"]("swapping", 0, 1)
+
+    job = db.jobs.submit("c")
+    with monkeypatch.context() as patch, working(db, grace=0) as stop:
+        patch.setattr(vm.Collection, "adapt", adapt)
+        assert begun.wait(30)
+        stop.set()
+        reaches(db, job.id, "queued")
+        go_on.set()
+    assert (db.jobs.get(job.id).state, db.jobs.get(job.id).attempts, c.live) == ("queued", 0, 0)
+    (ended,) = run_due(db)
+    assert (ended.id, ended.state, ended.attempts) == (job.id, "live", 1)
+
+
 def test_a_stopped_worker_with_time_left_ends_its_job(db: vm.Database, c: vm.Collection) -> None:
     with working(db, grace=30) as stop, held(c):
         first, second = db.jobs.submit("c"), db.jobs.submit("c", params={"seed": 1})

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 from vecmeta.catalogue.jobs import Claim, JobStore
 from vecmeta.database import Database
@@ -31,6 +31,7 @@ from vecmeta.types import Job, JobState, Report
 IDLE = 0.15  # seconds between looks for work
 TICK = 0.2  # seconds between looks at what became of the job in hand, and between two tellings of its progress
 PASSING = (StorageBusy, StorageFull, StorageUnavailable)  # what is better in a while
+LET_GO = 2.0  # seconds after which a job that does not end when it has to is given back all the same
 TRIES = 3  # to write an outcome while the database is locked or full
 _STATES: dict[str, JobState] = {  # stages of an adaptation, and of a fine-tuning
     "reading": "encoding",
@@ -207,6 +208,12 @@ class _Pulse:
     def _run(self) -> None:
         while not self._over.wait(TICK):
             self._see_stop()
+            if self.why == "stop" and time.monotonic() >= cast(float, self._end) + LET_GO:
+                # It may be in the middle of something long, an import or a step, and be killed there. `progress` ends it before
+                # anything of it goes live; that another worker has begun it by then is what a lease allows for as well.
+                with suppress(StorageError):
+                    self._store.put_back(self._claim)
+                    return
             if self._now != self._told or time.monotonic() - self._beaten >= self._every:
                 self._beat()
                 continue
