@@ -13,8 +13,9 @@ from prometheus_client import CollectorRegistry
 
 import vecmeta as vm
 from service import errors, logs, static, telemetry
+from service.direct import Direct
 from service.hot import HotSearch
-from service.observe import DatabaseCollector, Observe
+from service.observe import DatabaseCollector, Ledger, Observe
 from service.routes import collections, console, items, keys, operations, search, teach, versions
 from service.runtime import Runtime
 from service.security import Gatekeeper
@@ -86,5 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             expose_headers=["*"],
         )
     telemetry.install(app, settings)
-    app.add_middleware(Observe, settings=settings, registry=registry)
+    ledger = Ledger(registry)
+    app.add_middleware(Observe, settings=settings, ledger=ledger)
+    app.state.direct = None if settings.otel_endpoint else Direct(runtime, app.state.gatekeeper, ledger, hot)
     return app

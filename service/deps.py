@@ -99,8 +99,12 @@ def _too_large(most: int) -> Refused:
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer that is made already; what FastAPI would do to check and copy it costs more than a search."""
+    return Response(json_bytes(value), status, headers, "application/json")
+
+
+def json_bytes(value: Any) -> bytes:
+    """As JSON."""
     try:
-        content = orjson.dumps(value)
+        return orjson.dumps(value)
     except orjson.JSONEncodeError:  # metadata may hold whole numbers of more than 64 bits
-        content = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(content, status, headers, "application/json")
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

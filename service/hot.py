@@ -13,13 +13,14 @@ import orjson
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.deps import json_bytes
 from service.errors import answer_to
 from service.runtime import Runtime
 from service.schemas.search import SearchBody
 from service.security import Gatekeeper, check
 
-_PATH = re.compile(r"/v1/collections/([A-Za-z0-9._-]{1,63})/search")
-_JSON = (b"content-type", b"application/json")
+PATH = re.compile(r"/v1/collections/([A-Za-z0-9._-]{1,63})/search")
+JSON = (b"content-type", b"application/json")
 
 
 class HotSearch:
@@ -31,21 +32,23 @@ class HotSearch:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        found = _PATH.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        found = PATH.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         collection = None if found is None else self._runtime.known(found[1])
-        if collection is None or _JSON not in scope["headers"]:
+        if collection is None or JSON not in scope["headers"]:
             await self._app(scope, receive, send)
             return
         heard: list[Message] = []
         try:
             request = Request(scope)
-            key = scope["key"] = await self._gatekeeper.key(request)
+            if "key" not in scope:  # `Direct` may have looked
+                scope["key"] = await self._gatekeeper.key(request)
+            key = scope["key"]
             check(key, "read", collection.name)
             if int(request.headers.get("content-length", 0)) > self._runtime.settings.max_body:
                 raise ValueError  # told at once, without waiting for it
             body = await self._body(receive, heard)
             [answer] = await self._answers(self._runtime, collection, SearchBody.model_validate(orjson.loads(body)))
-            content = orjson.dumps(answer)
+            content = json_bytes(answer)
         except Exception as error:
             told = answer_to(error)
             if told is None:  # the usual way meets it again, and knows what to say
@@ -55,7 +58,7 @@ class HotSearch:
                 await told(scope, receive, send)
             return
         scope["route"] = self._route
-        headers = [_JSON, (b"content-length", str(len(content)).encode())]
+        headers = [JSON, (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 

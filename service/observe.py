@@ -30,11 +30,10 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 log = structlog.get_logger("vecmeta.access")
 
 
-class Observe:
-    """An ASGI middleware, written by hand because the usual base class costs more than a search."""
+class Ledger:
+    """Where every request is entered when it has been answered: a metric, and a line in the log."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, registry: CollectorRegistry) -> None:
-        self._app, self._body_timeout = app, settings.body_timeout
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._known: dict[tuple[str, str, int], Histogram] = {}
         self._seconds = Histogram(
             "vecmeta_request_seconds",
@@ -44,13 +43,31 @@ class Observe:
             registry=registry,
         )
 
+    def enter(self, scope: Scope, request_id: bytes, status: int, seconds: float) -> None:
+        """One request, by its route's template: a path holds ids, and ids may be content."""
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        known = self._known.get((method, route, status))
+        if known is None:
+            known = self._known[method, route, status] = self._seconds.labels(method, route, status)
+        known.observe(seconds)
+        key = getattr(scope.get("key"), "id", None)
+        logs.access(id=request_id.decode(), method=method, route=route, status=status, ms=round(seconds * 1e3, 2), key=key)
+
+
+class Observe:
+    """An ASGI middleware, written by hand because the usual base class costs more than a search."""
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, ledger: Ledger) -> None:
+        self._app, self._body_timeout, self._ledger = app, settings.body_timeout, ledger
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         scope["request_id"] = request_id
         status, complete, patience = 500, False, self._body_timeout
 
@@ -76,11 +93,7 @@ class Observe:
             nonlocal status, started
             if message["type"] == "http.response.start":
                 status, started = message["status"], True
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id),
-                    (b"x-content-type-options", b"nosniff"),
-                ]
+                message["headers"] = [*message.get("headers", ()), *headers_of(request_id)]
             await send(message)
 
         try:
@@ -95,25 +108,19 @@ class Observe:
             detail = "a mistake inside the service; its log says more under the request id"
             await answer(500, "internal", detail)(scope, receive, told)
         finally:
-            seconds = time.perf_counter() - begin
-            route = getattr(scope.get("route"), "path", "unknown")  # the template: a path holds ids, and ids may be content
-            method = scope["method"] if scope["method"] in _METHODS else "OTHER"
-            self._measured(method, route, status).observe(seconds)
-            key = getattr(scope.get("key"), "id", None)
-            logs.access(id=request_id.decode(), method=method, route=route, status=status, ms=round(seconds * 1e3, 2), key=key)
-
-    def _measured(self, method: str, route: str, status: int) -> Histogram:
-        known = self._known.get((method, route, status))
-        if known is None:
-            known = self._known[method, route, status] = self._seconds.labels(method, route, status)
-        return known
+            self._ledger.enter(scope, request_id, status, time.perf_counter() - begin)
 
 
 def _places(error: Exception) -> list[str]:
     return [f"{place.filename}:{place.lineno} {place.name}" for place in traceback.extract_tb(error.__traceback__)[-12:]]
 
 
-def _request_id(scope: Scope) -> bytes:
+def headers_of(request_id: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """What every answer has."""
+    return (b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")
+
+
+def request_id_of(scope: Scope) -> bytes:
     """The caller's own, if it is harmless; else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _ID.fullmatch(value):

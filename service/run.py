@@ -23,13 +23,20 @@ from vecmeta import InvalidConfig
 
 MAX_HEAD = 64 * 1024  # bytes of the request line and the headers
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
+BODY = 0.05  # seconds that the body of a search may come after its head to be answered the shortest way
 SWITCH = 0.0005  # seconds after which a thread that computes lets the one that talks to clients go on
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """The parser counts the bytes of bodies, not of headers: a flood of them is cut off here, and a head that never ends as well."""
+    """The parser counts the bytes of bodies, not of headers: a flood of them is cut off here, and a head that never ends as well.
+
+    A search whose body comes with its head, or right after it, is answered here, see `service.direct`.
+    """
 
     _head = 0
+    _reading = False  # what was received is being parsed
+    _search: Any = None  # a request that may be answered here, once its body is whole
+    _patience: asyncio.TimerHandle | None = None  # until when that is waited for
     _timer: asyncio.TimerHandle | None = None  # runs while a head is awaited
 
     def connection_made(self, transport: Any) -> None:
@@ -40,12 +47,17 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         self._stop_timer()
+        self._searched()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes that are not of a body are counted: of a head until it is complete, and of what may follow a body in pieces."""
         self._head += len(data)
+        self._reading = True
         super().data_received(data)
+        self._reading = False
+        if self._search is not None:
+            self._await_body()
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.logger.warning("Request head too large.")
             self.send_400_response("Request head too large.")
@@ -59,6 +71,35 @@ class GuardedProtocol(HttpToolsProtocol):
         """The end of a request."""
         self._head = 0
         super().on_message_complete()
+        cycle = self._searched()
+        if cycle is not None and not self.config.app.state.direct.takes(self, cycle):  # type: ignore[union-attr]
+            self.start_usual(cycle)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        direct = self.config.app.state.direct  # type: ignore[union-attr]
+        if direct is not None and self._reading and app is self.app and cycle.more_body and direct.suits(cycle.scope):
+            self._search = cycle
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def start_usual(self, cycle: Any) -> None:
+        """Leave a request to the application after all."""
+        super()._start_asgi_task(cycle, self.app)
+
+    def _searched(self) -> Any:
+        """The request that may be answered here, which is not waited for any more."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        cycle, self._search = self._search, None
+        return cycle
+
+    def _await_body(self) -> None:
+        """Most clients send a body right after its head; one that takes longer, or is large, is for those who have the patience."""
+        if len(self._search.body) > MAX_HEAD // 2:
+            self.start_usual(self._searched())
+        elif self._patience is None:
+            self._patience = self.loop.call_later(BODY, lambda: self.start_usual(self._searched()))
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets an answer of the usual shape, and the connection is closed."""
@@ -102,6 +143,28 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+def configured(app: FastAPI, host: str, port: int) -> _Server:
+    """The server of an application, not started."""
+    grace = app.state.runtime.settings.grace
+    return _Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            http=GuardedProtocol,
+            ws="none",
+            loop="auto",
+            lifespan="on",
+            access_log=False,
+            server_header=False,
+            log_level="warning",
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=max(1, round(grace)),
+            backlog=2048,
+        )
+    )
+
+
 def serve(host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
     """Serve until SIGINT or SIGTERM; returns after a graceful stop.
 
@@ -127,23 +190,7 @@ def serve(host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            http=GuardedProtocol,
-            ws="none",
-            loop="auto",
-            lifespan="on",
-            access_log=False,
-            server_header=False,
-            log_level="warning",
-            timeout_keep_alive=KEEP_ALIVE,
-            timeout_graceful_shutdown=max(1, round(settings.grace)),
-            backlog=2048,
-        )
-    )
+    server = configured(app, host, port)
 
     def ended(*_: object) -> None:
         if not server.should_exit:  # it has not begun

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -52,6 +52,7 @@ class Runtime:
         self.warming: set[str] = set()
         self._ready: set[str] = set()  # collections that have been opened once
         self._known: dict[str, tuple[float, Collection]] = {}  # looked up lately, and until when that is taken for true
+        self._beside: dict[str, asyncio.Task[object]] = {}
         self._settled: dict[str, None] = {}  # jobs whose version is known to be in memory
         self.stopping = False  # streams that would go on for ever end now
         self.searched: Counter[tuple[Collection, int]] = (
@@ -108,20 +109,32 @@ class Runtime:
         async with asyncio.timeout(self.settings.timeout):
             return await loop.run_in_executor(self._others, lambda: work(*args, **kwargs))
 
+    def beside(self, what: str, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Begin something beside the requests, unless it has begun already; that it failed is found out by those who need it."""
+        if what not in self._beside:
+            task = self._beside[what] = asyncio.get_running_loop().create_task(work())
+            task.add_done_callback(lambda done: (self._beside.pop(what), done.cancelled() or done.exception()))
+
     async def collection(self, name: str) -> Collection:
         """A collection by name; one that was dropped a moment ago says so itself when it is used. Raises CollectionNotFound."""
         known = self.known(name)
         if known is not None:
             return known
+        return await self._look_up(name)
+
+    async def _look_up(self, name: str) -> Collection:
         now = time.monotonic()
         collection = await self.run(self.db.collection, name)
         self._known[name] = now + KNOWN_FOR, collection
         return collection
 
     def known(self, name: str) -> Collection | None:
-        """A collection that was looked up lately."""
+        """A collection that was looked up lately; one in use is looked up again before it is forgotten."""
         known = self._known.get(name)
-        if known is not None and known[0] > time.monotonic():
+        left = 0.0 if known is None else known[0] - time.monotonic()
+        if known is not None and left > 0:
+            if left < KNOWN_FOR / 2:
+                self.beside(f"collection {name}", lambda: self._look_up(name))
             return known[1]
         self._known.pop(name, None)
         return None
@@ -150,7 +163,7 @@ class Runtime:
         """The hits of one query: a vector or an Id; searched together with what other requests bring, unless it is bent by feedback."""
         if feedback:
             return await self.run(lambda: collection.search(query, k, where=where, version=version, feedback=feedback))
-        return await self.searches.ask((collection, version, k, _filter_key(where)), query)
+        return await self.searches.ask((collection, version, k, filter_key(where)), query)
 
     async def job(self, id: str) -> Job:
         """A job; one that went live is told so only when searches here are answered by its version. Raises JobNotFound."""
@@ -203,7 +216,7 @@ class Runtime:
         """The index of a collection, and the weights of its encoder."""
         try:
             collection = self.db.collection(name)
-            collection.warm()
+            collection.settle()  # what was filled beside the service is linked before anybody has to wait for it
             samples: dict[str, str | bytes] = {"text": "warm", "image": PIXEL}
             sample = samples.get(collection.modality or "")
             if sample is not None:
@@ -226,7 +239,8 @@ class Runtime:
                     log.warning("not_counted", error=type(error).__name__)
 
 
-def _filter_key(where: dict[str, Any] | None) -> bytes:
+def filter_key(where: dict[str, Any] | None) -> bytes:
+    """A filter as what searches are gathered by. Raises InvalidFilter."""
     try:
         return b"" if where is None else orjson.dumps(where)
     except orjson.JSONEncodeError:  # deeper than it can go, which is some 250 levels

@@ -38,17 +38,47 @@ class Gatekeeper:
         self._rate = RateLimitItemPerMinute(settings.rate) if settings.rate else None
         self._wrong = RateLimitItemPerMinute(WRONG_A_MINUTE)
 
+    @property
+    def on(self) -> bool:
+        """Whether keys are asked for."""
+        return bool(self._runtime.settings.auth)
+
     async def key(self, request: Request) -> Key | None:
         """The key of a request; None when keys are switched off. Raises Refused (401, 403, 429)."""
         address = request.client.host if request.client else ""
-        if not self._runtime.settings.auth:
+        if not self.on:
             _only_from_here(request, address)
             return None
-        kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        key = await self._found(secret.strip() if kind.lower() == "bearer" else None, address)
+        key = await self._found(_secret(request.headers.get("authorization", "")), address)
+        self.count(key)
+        return key
+
+    def known(self, authorization: str) -> Key | None:
+        """The key of a header that was looked up lately, not counted yet; one in use is looked up again before it is forgotten."""
+        secret = _secret(authorization)
+        known = self._known.get(secret) if secret is not None else None
+        left = 0.0 if known is None else known[0] - time.monotonic()
+        if secret is None or known is None or left <= 0:
+            return None
+        if left < REMEMBERED / 2:
+            self._runtime.beside(f"key {known[1].id}", lambda: self._look_up(secret))
+        return known[1]
+
+    async def _look_up(self, secret: str) -> Key | None:
+        now = time.monotonic()
+        key = await self._runtime.run(self._runtime.db.keys.find, secret)
+        if key is None:
+            self._known.pop(secret, None)
+        else:
+            if len(self._known) >= MOST_REMEMBERED:
+                self._known.clear()
+            self._known[secret] = now + REMEMBERED, key
+        return key
+
+    def count(self, key: Key) -> None:
+        """Hold a key to its rate. Raises Refused (429)."""
         if self._rate is not None and not self._limiter.hit(self._rate, key.id):
             raise self._too_many(self._rate, f"this key may make {self._rate.amount} requests a minute", key.id)
-        return key
 
     async def _found(self, secret: str | None, address: str) -> Key:
         now = time.monotonic()
@@ -58,11 +88,8 @@ class Gatekeeper:
                 return known[1]
             if not self._limiter.test(self._wrong, "wrong", address):
                 raise self._too_many(self._wrong, "too many wrong API keys from this address", "wrong", address)
-            key = await self._runtime.run(self._runtime.db.keys.find, secret)
+            key = await self._look_up(secret)
             if key is not None:
-                if len(self._known) >= MOST_REMEMBERED:
-                    self._known.clear()
-                self._known[secret] = now + REMEMBERED, key
                 return key
             self._limiter.hit(self._wrong, "wrong", address)
         detail = "this API key is unknown, expired or revoked" if secret else "an API key is needed: Authorization: Bearer vm_…"
@@ -71,6 +98,11 @@ class Gatekeeper:
     def _too_many(self, rate: RateLimitItemPerMinute, detail: str, *who: str) -> Refused:
         reset = self._limiter.get_window_stats(rate, *who).reset_time
         return Refused(429, "too_many_requests", detail, {"Retry-After": str(max(1, round(reset - time.time())))})
+
+
+def _secret(authorization: str) -> str | None:
+    kind, _, secret = authorization.partition(" ")
+    return secret.strip() if kind.lower() == "bearer" else None
 
 
 def _only_from_here(request: Request, address: str) -> None:

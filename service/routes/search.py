@@ -89,6 +89,11 @@ async def answers(service: Runtime, collection: Collection, body: SearchBody) ->
     return await _answers(service, collection, [body], body)
 
 
+def answer_of(service: Runtime, collection: Collection, hits: Hits, content: bool) -> dict[str, Any]:
+    """Hits as an answer, which is counted."""
+    return {"version": hits.version, "search": service.answered(collection, hits.version), "hits": hits_json(hits, content)}
+
+
 async def _answers(
     service: Runtime, collection: Collection, queries: Sequence[QueryModel], options: SearchOptions
 ) -> list[dict[str, Any]]:
@@ -113,11 +118,7 @@ async def _answers(
     base = await ranked(0) if options.compare else None
     answers = []
     for place, hits in enumerate(found):
-        answer: dict[str, Any] = {
-            "version": hits.version,
-            "search": service.answered(collection, hits.version),
-            "hits": hits_json(hits, options.content),
-        }
+        answer = answer_of(service, collection, hits, options.content)
         if base is not None:
             answer["base"] = {"version": base[place].version, "hits": hits_json(base[place], options.content)}
             answer["hits"] = with_changes(answer["hits"], answer["base"]["hits"])

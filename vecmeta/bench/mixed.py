@@ -121,6 +121,7 @@ def _fill(data: Path, vectors: Vectors, label: Keys) -> str:
     with vm.open(data, device="cpu") as db:
         c = db.create(NAME, encoder="vectors", dim=vectors.shape[1])
         c.add_vectors([f"item-{n}" for n in range(len(vectors))], vectors)
+        c.settle()
         rows = {topic: np.flatnonzero(label[: len(vectors)] == topic)[:SHOTS] for topic in range(TAUGHT)}
         c.feedback([vm.Judgement(f"item-{row}", concept=f"topic {topic}") for topic in rows for row in rows[topic]])
         key, _ = db.keys.create("bench", ["admin"])

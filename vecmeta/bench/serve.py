@@ -87,6 +87,7 @@ def run(
             c.add_vectors(
                 [f"item-{n}" for n in range(len(stored))], stored, [{"n": n, "shelf": f"s{n % 100}"} for n in range(len(stored))]
             )
+            c.settle()
             key, _ = db.keys.create("bench")
         tell("vecmeta", 2, steps)
         bodies = [json.dumps({"vector": [round(float(x), 7) for x in query], "k": k}) for query in queries]
@@ -113,6 +114,7 @@ def in_process(stored: Vectors, queries: Vectors, k: int, seconds: float) -> dic
     """One query at a time from as many threads as there are cores, without a server or a database."""
     index = FaissIndex(stored.shape[1])
     index.add(np.arange(len(stored)), stored)
+    index.settle()
     threads = os.cpu_count() or 1
     counts, times = [0] * threads, [[0.0] for _ in range(threads)]
     end = time.perf_counter() + seconds

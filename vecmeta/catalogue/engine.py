@@ -77,6 +77,8 @@ class Engine(ABC):
                 yield connection
         finally:
             connection.close()
+        if "room" in options:
+            self.written()
 
     def _opened(self, options: dict[str, Any]) -> tuple[Connection, RootTransaction]:
         """A connection in a transaction. Pooled ones do not outlive a server that was started again: then a new one is opened."""
@@ -116,6 +118,9 @@ class Engine(ABC):
     # -- what differs from database to database ------------------------------------------------------------------------------
 
     driver_error: type[Exception]
+
+    def written(self) -> None:  # noqa: B027
+        """Called when something was written, before anybody hears of it."""
 
     @abstractmethod
     def told(self, sql: str) -> list[Sequence[Any]]:

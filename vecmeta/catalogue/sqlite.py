@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from sqlalchemy.dialects.sqlite import Insert, insert
 from vecmeta.catalogue import where_sqlite
 from vecmeta.catalogue.engine import BUSY_SECONDS, Engine
 from vecmeta.catalogue.tables import items
+from vecmeta.catalogue.tick import TRUST, Tick
 from vecmeta.errors import StorageBusy, StorageDamaged, StorageError, StorageFull, StorageReadOnly
 from vecmeta.where import Node
 
@@ -46,7 +48,31 @@ class SqliteEngine(Engine):
         )
         event.listen(self._engine, "connect", _on_connect)
         event.listen(self._engine, "begin", _on_begin)
+        self._tick = Tick(Path(f"{file}-tick"))
+        self._glances: dict[
+            str, tuple[bytes, float, Sequence[Any] | None]
+        ] = {}  # by statement: at which mark, until when, the row
         self._written = str(_replacing().compile(dialect=self._engine.dialect, column_keys=_WRITTEN))
+
+    def glance(self, statement: Select[Any]) -> Sequence[Any] | None:
+        """See `Engine.glance`. What has been read is read again when somebody has written, or after a moment."""
+        sql, mark, moment = self._text(statement), self._tick.mark(), time.monotonic()
+        known = self._glances.get(sql)
+        if known is not None and known[0] == mark and moment < known[1]:
+            return known[2]
+        row = super().glance(statement)
+        if mark is not None:
+            self._glances[sql] = mark, moment + TRUST, row
+        return row
+
+    def written(self) -> None:
+        """See `Engine.written`."""
+        self._tick.renew()
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._tick.close()
+        super().close()
 
     def told(self, sql: str) -> list[Sequence[Any]]:
         """See `Engine.told`. Past SQLAlchemy, and with two moments instead of six at which another thread may take the interpreter."""

@@ -1,0 +1,153 @@
+"""The shortest way: a search by a vector is answered by its connection, without a task, a middleware or a framework.
+
+What those cost is more than what the index needs. As on the short way of `service.hot`, whatever is not as usual in the least
+goes the usual way, with all that was read and nothing counted twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import NoneType
+from typing import Any
+
+import numpy as np
+import orjson
+from starlette.datastructures import Headers
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from service.deps import json_bytes
+from service.errors import answer_to
+from service.hot import JSON, PATH
+from service.observe import WENT_AWAY, Ledger, headers_of, request_id_of
+from service.routes.search import answer_of
+from service.runtime import Runtime, filter_key
+from service.security import Gatekeeper
+from vecmeta import Collection, Hits
+
+_FIELDS = {"vector", "k", "where", "content"}
+_UNUSUAL = {b"origin", b"expect", b"transfer-encoding", b"content-encoding"}
+
+
+class Direct:
+    """What the connections of a process share."""
+
+    def __init__(self, runtime: Runtime, gatekeeper: Gatekeeper, ledger: Ledger, route: Any) -> None:
+        self.runtime, self.ledger, self.route = runtime, ledger, route
+        self._gatekeeper = gatekeeper
+
+    def suits(self, scope: Any) -> bool:
+        """Whether a request, of which the head is there, may be answered here."""
+        if scope["method"] != "POST" or not self._gatekeeper.on or PATH.fullmatch(scope["path"]) is None:
+            return False
+        headers = scope["headers"]
+        return JSON in headers and not any(name in _UNUSUAL for name, _ in headers)
+
+    def takes(self, connection: Any, cycle: Any) -> bool:
+        """Answer a request that is whole, now or later; False: nothing was done or counted."""
+        begin, scope, runtime = time.perf_counter(), cycle.scope, self.runtime
+        found = PATH.fullmatch(scope["path"])
+        collection = None if found is None else runtime.known(found[1])
+        key = self._gatekeeper.known(Headers(scope=scope).get("authorization", ""))
+        if collection is None or key is None or not key.allows("read", collection.name):
+            return False
+        if len(cycle.body) > runtime.settings.max_body or (asked := _asked(cycle.body, collection.dim)) is None:
+            return False
+        vector, k, where, content = asked
+        reply = _Reply(self, connection, cycle, collection, content, begin)
+        scope["key"] = key
+        try:
+            self._gatekeeper.count(key)
+            version = runtime.choose(collection, None)
+            runtime.searches.put((collection, version, k, filter_key(where)), vector, reply, connection.loop)
+        except Exception as error:
+            reply.set_exception(error)
+        return True
+
+
+def _asked(body: bytearray, dim: int) -> tuple[np.ndarray[Any, Any], int, dict[str, Any] | None, bool] | None:
+    """Vector, k, filter and whether contents are wanted; None: not a search by a vector as it should be."""
+    try:
+        told = orjson.loads(body)
+        if type(told) is not dict or not told.keys() <= _FIELDS:
+            return None
+        vector, k, where, content = told.get("vector"), told.get("k", 10), told.get("where"), told.get("content", True)
+        right = type(vector) is list and len(vector) == dim and set(map(type, vector)) <= {float, int}
+        right = right and type(k) is int and 1 <= k <= 10_000 and type(content) is bool and isinstance(where, (dict, NoneType))
+        array = np.array(vector if right else [""])
+    except (ValueError, RecursionError):
+        return None
+    return (array, k, where, content) if array.dtype.kind in "fi" else None
+
+
+class _Reply:
+    """One who waits for hits: writes them to the connection."""
+
+    __slots__ = ("_begin", "_collection", "_connection", "_content", "_cycle", "_done", "_of", "_timer")
+
+    def __init__(self, of: Direct, connection: Any, cycle: Any, collection: Collection, content: bool, begin: float) -> None:
+        self._of, self._connection, self._cycle = of, connection, cycle
+        self._collection, self._content, self._begin = collection, content, begin
+        self._done = False
+        self._timer: asyncio.TimerHandle = connection.loop.call_later(of.runtime.settings.timeout, self._late)
+
+    def done(self) -> bool:
+        """See `service.batching.Waiting`."""
+        return self._done
+
+    def set_result(self, hits: Hits, /) -> None:
+        """The answer."""
+        try:
+            content = json_bytes(answer_of(self._of.runtime, self._collection, hits, self._content))
+        except Exception as error:
+            self.set_exception(error)
+        else:
+            self._write(200, content, (JSON,))
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """No answer, but why; or another try."""
+        told = answer_to(exception) if isinstance(exception, Exception) else None
+        if told is not None:
+            kept = [header for header in told.raw_headers if header[0] != b"content-length"]
+            self._write(told.status_code, bytes(told.body), kept)
+        elif not self._done:  # the usual way meets it again, and knows what to say
+            self._finish()
+            self._connection.start_usual(self._cycle)
+
+    def cancel(self) -> None:
+        """The service stops: the connection is closed, as for every request that is not answered by then."""
+        self._finish()
+        self._connection.transport.close()
+
+    def _late(self) -> None:
+        self.set_exception(TimeoutError())
+
+    def _write(self, status: int, content: bytes, headers: Any) -> None:
+        cycle, connection = self._cycle, self._connection
+        if cycle.disconnected:
+            self._end(WENT_AWAY)
+        if self._done:
+            return
+        request_id = request_id_of(cycle.scope)
+        lines = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers, *headers_of(request_id)):
+            lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        connection.transport.write(b"%scontent-length: %d\r\n\r\n%s" % (b"".join(lines), len(content), content))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            connection.transport.close()
+        self._end(status, request_id)
+        connection.on_response_complete()
+
+    def _end(self, status: int, request_id: bytes | None = None) -> None:
+        if not self._done:
+            self._finish()
+            scope = self._cycle.scope
+            scope["route"] = self._of.route
+            self._of.ledger.enter(scope, request_id or request_id_of(scope), status, time.perf_counter() - self._begin)
+
+    def _finish(self) -> None:
+        self._done = True
+        self._timer.cancel()
