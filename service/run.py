@@ -24,7 +24,11 @@ from vecmeta import InvalidConfig
 MAX_HEAD = 64 * 1024  # bytes of the request line and the headers
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
 BODY = 0.05  # seconds that the body of a search may come after its head to be answered the shortest way
-SWITCH = 0.0005  # seconds after which a thread that computes lets the one that talks to clients go on
+import os
+
+SWITCH = float(
+    os.environ.get("SW", "0.0005")
+)  # seconds after which a thread that computes lets the one that talks to clients go on
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -153,7 +157,7 @@ def configured(app: FastAPI, host: str, port: int) -> _Server:
             port=port,
             http=GuardedProtocol,
             ws="none",
-            loop="auto",
+            loop=os.environ.get("LP", "auto"),
             lifespan="on",
             access_log=False,
             server_header=False,
