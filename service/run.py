@@ -24,11 +24,7 @@ from vecmeta import InvalidConfig
 MAX_HEAD = 64 * 1024  # bytes of the request line and the headers
 KEEP_ALIVE = 30  # seconds that an idle connection is kept
 BODY = 0.05  # seconds that the body of a search may come after its head to be answered the shortest way
-import os
-
-SWITCH = float(
-    os.environ.get("SW", "0.0005")
-)  # seconds after which a thread that computes lets the one that talks to clients go on
+SWITCH = 0.0005  # seconds after which a thread that computes lets the one that talks to clients go on
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -157,7 +153,7 @@ def configured(app: FastAPI, host: str, port: int) -> _Server:
             port=port,
             http=GuardedProtocol,
             ws="none",
-            loop=os.environ.get("LP", "auto"),
+            loop="asyncio",  # lets searching threads go on while the system sends; with uvloop they wait for that as well
             lifespan="on",
             access_log=False,
             server_header=False,

@@ -86,7 +86,8 @@ class Gatekeeper:
             known = self._known.get(secret)
             if known is not None and known[0] > now:
                 return known[1]
-            if not self._limiter.test(self._wrong, "wrong", address):
+            # Whose key was right a moment ago is not kept out by those who guess at the same address.
+            if known is None and not self._limiter.test(self._wrong, "wrong", address):
                 raise self._too_many(self._wrong, "too many wrong API keys from this address", "wrong", address)
             key = await self._look_up(secret)
             if key is not None:
