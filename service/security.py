@@ -20,7 +20,6 @@ from vecmeta import Key
 
 REMEMBERED = 2.0  # seconds after which a revoked key is certainly refused
 MOST_REMEMBERED = 10_000
-WRONG_A_MINUTE = 60  # secrets that one address may get wrong before it has to wait
 
 Right = Literal["read", "feedback", "write", "admin"]
 bearer = HTTPBearer(
@@ -36,7 +35,7 @@ class Gatekeeper:
         self._known: dict[str, tuple[float, Key]] = {}
         self._limiter = FixedWindowRateLimiter(MemoryStorage())
         self._rate = RateLimitItemPerMinute(settings.rate) if settings.rate else None
-        self._wrong = RateLimitItemPerMinute(WRONG_A_MINUTE)
+        self._wrong = RateLimitItemPerMinute(settings.wrong_keys)
 
     @property
     def on(self) -> bool:

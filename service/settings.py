@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()  # none: browsers of other sites get nothing
 
     rate: Annotated[int, Field(ge=0)] = 0  # requests a minute and key; 0: as many as come
+    wrong_keys: Annotated[int, Field(ge=1)] = 60  # secrets a minute that one address may get wrong before it has to wait
     max_body: Annotated[int, Field(ge=1024)] = 64 * MIB  # bytes of a request, except streams of items
     max_line: Annotated[int, Field(ge=1024)] = 16 * MIB  # bytes of one line of a stream of items
     max_batch: Annotated[int, Field(ge=1, le=100_000)] = 1000  # items or judgements of one request

@@ -53,14 +53,14 @@ def test_readyz_503_while_an_index_is_opened(tmp_path: Path, monkeypatch: pytest
     with vm.open(tmp_path / "db", device="cpu") as db:
         fill(db, "first")
         fill(db, "second")
-    go_on, warm = threading.Event(), vm.Collection.warm
+    go_on, settle = threading.Event(), vm.Collection.settle
 
     def slow(collection: vm.Collection) -> None:
         if collection.name == "second":
             assert go_on.wait(20)
-        warm(collection)
+        settle(collection)
 
-    monkeypatch.setattr(vm.Collection, "warm", slow)
+    monkeypatch.setattr(vm.Collection, "settle", slow)
     with served(tmp_path / "db") as service:
         until(lambda: good(service.client.get("/readyz"), 503)["waiting_for"] == ["second"])
         assert good(service.client.get("/readyz", headers={"Authorization": ""}), 503)["ready"] is False

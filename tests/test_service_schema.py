@@ -141,7 +141,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with started(tmp_path_factory.mktemp("schema") / "db", encoders=["vectors", "text"], workers=1) as running:
+    with started(tmp_path_factory.mktemp("schema") / "db", encoders=["vectors", "text"], workers=1, wrong_keys=10_000) as running:
         yield running
 
 

@@ -14,7 +14,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from service.security import REMEMBERED, WRONG_A_MINUTE, is_loopback, needs
+from service.security import REMEMBERED, is_loopback, needs
 from tests.service_kit import Service, bearer, good, refused, served
 from tests.test_service_routes import SAMPLES
 
@@ -145,7 +145,7 @@ def test_too_many_wrong_keys_have_to_wait(tmp_path: Path, path: str) -> None:
         url = "/v1/collections" + path.format(name=service.points())
         body = {"name": "one", "encoder": "vectors", "dim": 4} if not path else {"vector": [1.0, 0.0, 0.0, 0.0]}
         assert service.client.post(url, json=body).status_code in (200, 201)
-        for n in range(WRONG_A_MINUTE):
+        for n in range(service.app.state.runtime.settings.wrong_keys):
             wrong = bearer(f"vm_{n:016x}_{'x' * 43}")
             refused(service.client.post(url, json=body, headers=wrong), 401)
         answer = service.client.post(url, json=body, headers=bearer("vm_0123456789abcdef_" + "x" * 43))
