@@ -16,7 +16,7 @@ from vecmeta.bench.cold import go_live
 from vecmeta.bench.machine import machine
 from vecmeta.bench.memory import peak_memory
 from vecmeta.bench.processes import alone
-from vecmeta.bench.streams import Stream, fill, settled, teach
+from vecmeta.bench.streams import Stream, fill, settled, teach, teach_more
 from vecmeta.bench.vectors import nearest
 from vecmeta.evaluate import recall
 from vecmeta.index.graph import faiss
@@ -41,7 +41,7 @@ def run(
     Args:
         count, dim: of clustered vectors.
         vectors: a .npy file of (n, dim) vectors instead, of which the first `count` are stored and the last ones are queries.
-        repeats: adaptations, each with another seed and so another head; a rebuild follows each.
+        repeats: adaptations, each after one more judgement for each concept; a rebuild follows each.
 
     Returns:
         ``adapt`` and ``rebuild``, medians of seconds, and ``ratio`` = rebuild / adapt; ``rebuild_at_once`` and ``ratio_at_once``, were all
@@ -79,12 +79,14 @@ def measure(count: int, dim: int, seed: int, file: str | None, repeats: int) -> 
         filled = peak_memory()
         runs: list[dict[str, Any]] = []
         c.search(queries[0], K)
-        teach(c, stream, CONCEPTS)
+        judged = teach(c, stream, CONCEPTS)
         c.adapt(dry_run=True, seed=seed)
         ready = peak_memory()
         for number in range(repeats):
+            if number:
+                teach_more(c, judged)
             begin = time.perf_counter()
-            report = c.adapt(seed=seed + number)
+            report = c.adapt(seed=seed)
             seconds = time.perf_counter() - begin
             if not number:
                 peak = peak_memory()

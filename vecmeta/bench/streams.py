@@ -91,8 +91,8 @@ def settled(collection: vm.Collection) -> float:
     return time.perf_counter() - begin
 
 
-def teach(collection: vm.Collection, stream: Stream, concepts: int = TAUGHT) -> int:
-    """Judge SHOTS items for each concept; returns how many judgements that were.
+def teach(collection: vm.Collection, stream: Stream, concepts: int = TAUGHT) -> list[vm.Judgement]:
+    """Judge SHOTS items for each concept; returns the judgements.
 
     A concept of clustered vectors is two neighbourhoods taken together, which the vectors alone do not show, so that there is something
     to learn; of vectors of one's own it is a cluster of a sample (k-means), and the items are any of it.
@@ -102,7 +102,18 @@ def teach(collection: vm.Collection, stream: Stream, concepts: int = TAUGHT) -> 
     rows = _pairs(x, concepts, rng) if stream.file is None else _clusters(x, concepts, rng)
     judgements = [vm.Judgement(f"item-{row}", concept=f"concept {number}") for number, group in enumerate(rows) for row in group]
     collection.feedback(judgements)
-    return len(judgements)
+    return judgements
+
+
+def teach_more(collection: vm.Collection, judgements: list[vm.Judgement]) -> None:
+    """Judge one more item for each concept: the nearest to one of its own that is not judged, as somebody does who looks at hits."""
+    known = {judgement.item for judgement in judgements}
+    for concept, item in {judgement.concept: judgement.item for judgement in judgements}.items():
+        hit = next((hit for hit in collection.search(vm.Id(item), len(known)) if hit.id not in known), None)
+        if hit is not None:
+            known.add(hit.id)
+            judgements.append(vm.Judgement(hit.id, concept=concept))
+    collection.feedback(judgements[-len({judgement.concept for judgement in judgements}) :])
 
 
 def _pairs(x: Vectors, concepts: int, rng: np.random.Generator) -> list[Keys]:
