@@ -159,10 +159,13 @@ def test_what_is_taught(tmp_path: Path, file: bool) -> None:
     with vm.open(tmp_path / "data", index="exact", device="cpu") as db, db.create("c", encoder="vectors", dim=64) as c:
         assert streams.fill(c, stream) > 0
         assert c.count() == stream.count
-        assert streams.teach(c, stream, 4) == 4 * streams.SHOTS
+        judged = streams.teach(c, stream, 4)
+        assert len(judged) == 4 * streams.SHOTS
         of: dict[str | None, list[int]] = {}
         for judgement in c.judgements():
             of.setdefault(judgement.concept, []).append(int(judgement.item.removeprefix("item-")))
+        streams.teach_more(c, judged)
+        assert len({judgement.item for judgement in c.judgements()}) == len(judged) == 4 * (streams.SHOTS + 1)
     assert len(of) == 4
     for rows in of.values():
         assert len(set(rows)) == streams.SHOTS

@@ -246,3 +246,27 @@ def test_cors_for_listed_origins(tmp_path: Path) -> None:
         other = service.client.get("/v1/collections", headers={"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
         assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_a_key_in_use_is_not_kept_out_by_wrong_ones(tmp_path: Path) -> None:
+    with served(tmp_path / "db", wrong_keys=2) as service:
+        good(service.client.get("/v1/collections"))
+        for n in range(2):
+            refused(service.client.get("/v1/collections", headers=bearer(f"vm_{n:016x}_{'x' * 43}")), 401)
+        refused(service.client.get("/v1/collections", headers=service.key("read")), 429)  # never seen from here
+        time.sleep(REMEMBERED + 0.1)
+        good(service.client.get("/v1/collections"))
+
+
+def test_a_revoked_key_in_use_is_refused_in_time(tmp_path: Path) -> None:
+    with served(tmp_path / "db") as service:
+        headers, gatekeeper = service.key("read"), service.app.state.gatekeeper
+        assert service.client.portal is not None
+        good(service.client.get("/v1/collections", headers=headers))
+        [key] = [key for key in service.db.keys.list() if key.name == "one more"]
+        service.db.keys.revoke(key.id)
+        end = time.monotonic() + REMEMBERED + 0.2
+        while time.monotonic() < end:
+            service.client.portal.call(gatekeeper.known, headers["Authorization"])  # renews, as every search does
+            time.sleep(0.05)
+        refused(service.client.get("/v1/collections", headers=headers), 401)

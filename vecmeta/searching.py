@@ -73,16 +73,20 @@ class Searcher:
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
         rows = self._items.by_key(keys[0].tolist() if len(keys) == 1 else np.unique(keys).tolist(), serving.revision)
-        found = []
-        for query_scores, query_keys, left_out in zip(scores.tolist(), keys.tolist(), without, strict=True):
-            hits = Hits(version=serving.version)
-            for score, key in zip(query_scores, query_keys, strict=True):
-                row = rows.get(key)  # None: deleted since the index was asked
-                if row is not None and row[0] not in left_out and len(hits) < k:
-                    id, metadata, text, blob = row
-                    hits.append(Hit(id, score, from_json(metadata), text if blob is None else blob))
-            found.append(hits)
-        return found
+        ranked = [
+            [(score, row) for score, key in zip(*ranking, strict=True) if (row := rows.get(key)) and row[0] not in left_out][:k]
+            for *ranking, left_out in zip(scores.tolist(), keys.tolist(), without, strict=True)
+        ]  # no row: deleted since the index was asked
+        # All documents in one go, and tuples as they are made: with a thousand hits that is as long as a fifth of the walk.
+        metadata = iter(from_json(f"[{','.join(row[1] for hits in ranked for _, row in hits)}]"))
+        made = tuple.__new__
+        return [
+            Hits(
+                [made(Hit, (id, score, next(metadata), text if blob is None else blob)) for score, (id, _, text, blob) in hits],
+                version=serving.version,
+            )
+            for hits in ranked
+        ]
 
     def _judged(self, serving: Serving, judged: Sequence[tuple[str, float]]) -> tuple[Vectors, Vector]:
         """Adapted vectors (n, dim) and scores (n,) of liked and disliked items."""

@@ -175,8 +175,11 @@ class KeyedIndex(ABC):
                     begin = time.perf_counter()
                     linked = self._link(rows)
                     spent = time.perf_counter() - begin
-                if not linked:
+                    goes_on = linked > 0 or self._state.store.rest()
+                if not goes_on:
                     return done
+                if not linked:
+                    continue
                 done += linked
                 rows = _pace(linked, spent, BRIEF if self._others() != others else LONG)
                 others = self._others()

