@@ -199,9 +199,12 @@ def test_a_client_that_goes_away(server: Server, monkeypatch: pytest.MonkeyPatch
     seen: list[int] = []
     ledger = server.service.app.state.direct.ledger
     enter = ledger.enter
-    monkeypatch.setattr(
-        ledger, "enter", lambda scope, id, status, seconds: (seen.append(status), enter(scope, id, status, seconds))
-    )
+
+    def noted(scope: Any, request_id: bytes, status: int, seconds: float) -> None:
+        seen.append(status)
+        enter(scope, request_id, status, seconds)
+
+    monkeypatch.setattr(ledger, "enter", noted)
     with held(server, monkeypatch) as go_on:
         with server.connected() as connection:
             connection.sendall(server.head(len(BODIES["vector"])) + BODIES["vector"])

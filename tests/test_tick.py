@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,7 +62,12 @@ def test_nothing_is_read_while_nothing_is_written(
     c.search(clusters.x[0], 5)
     asked: list[str] = []
     told = SqliteEngine.told
-    monkeypatch.setattr(SqliteEngine, "told", lambda self, sql: asked.append(sql) or told(self, sql))
+
+    def heard(self: SqliteEngine, sql: str) -> Any:
+        asked.append(sql)
+        return told(self, sql)
+
+    monkeypatch.setattr(SqliteEngine, "told", heard)
     c.search(clusters.x[0], 5)
     assert asked == []
 
