@@ -152,6 +152,10 @@ class BridgeIndex:
         """0 likewise."""
         return 0
 
+    def reach(self, good: Callable[[], bool], steps: int) -> bool:  # noqa: ARG002
+        """False: how widely it searches is its own affair."""
+        return False
+
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:  # noqa: ARG002
         """Nothing to do."""
         return 0

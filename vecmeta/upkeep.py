@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 from vecmeta.errors import StorageError
 from vecmeta.reindex import FLOOR, recall_of
@@ -20,14 +21,19 @@ def settle(serving: Serving, shelf: Shelf, go_on: Callable[[], None]) -> None:
                 return
             serving.unsaved += serving.index.settle(go_on)
             if serving.grown:
-                good = recall_of(serving.index) >= FLOOR
-                if good or renewed:  # what a new graph does not mend is let be until there is twice as much
+                # The more there is, the wider a search has to be: one step is tried first. Rows that came in a bad order take a new graph.
+                good = _sound(serving) or serving.index.reach(partial(_sound, serving), 3 if renewed else 1)
+                if good or renewed:  # what does not mend it either is let be until there is twice as much
                     serving.sound = serving.index.linked * (1 if good else 2)
                 else:
                     serving.index.wear()
                     renewed = True
             elif serving.lacking:
                 save_or_warn(serving, shelf)
+
+
+def _sound(serving: Serving) -> bool:
+    return recall_of(serving.index) >= FLOOR
 
 
 def save_or_warn(serving: Serving, shelf: Shelf) -> None:

@@ -178,15 +178,17 @@ class KeyedIndex(ABC):
                     goes_on = linked > 0 or self._state.store.rest()
                 if not goes_on:
                     return done
-                if not linked:
-                    continue
                 done += linked
-                rows = _pace(linked, spent, BRIEF if self._others() != others else LONG)
+                rows = _pace(linked, spent, BRIEF if self._others() != others else LONG) if linked else rows
                 others = self._others()
 
     def _others(self) -> int:
         """Grows with every reader and writer."""
         return self._lock.entered + self._writer.taken
+
+    def reach(self, good: Callable[[], bool], steps: int) -> bool:  # noqa: ARG002
+        """False: all is searched that there is."""
+        return False
 
     def wear(self) -> None:
         """Have `settle` make the structure anew, with the vectors as they are now."""

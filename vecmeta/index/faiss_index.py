@@ -27,7 +27,7 @@ times the bytes of the vectors, with a peak of 1.9 while std::vector doubled; af
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,8 @@ from vecmeta.errors import InvalidConfig
 from vecmeta.index.base import KeyedIndex
 from vecmeta.index.graph import Graph
 from vecmeta.index.stores import Store
+
+WIDEST = 500  # of what `reach` raises ef_search to
 
 
 class FaissIndex(KeyedIndex):
@@ -75,3 +77,23 @@ class FaissIndex(KeyedIndex):
     @classmethod
     def _read(cls, folder: Path, dim: int, settings: Mapping[str, Any]) -> Store:
         return Graph.read(folder, dim, settings["ef_construction"], settings["ef_search"], settings["hnsw_from"])
+
+    def reach(self, good: Callable[[], bool], steps: int) -> bool:
+        """See `VectorIndex.reach`. A step is half as wide again; no wider than WIDEST."""
+        before = self._ef_search
+        for _ in range(steps):
+            wider = self._ef_search * 3 // 2
+            if wider > WIDEST or not self._state.store.linked:
+                break
+            self._widen(wider)
+            if good():
+                return True
+        self._widen(before)
+        return False
+
+    def _widen(self, ef_search: int) -> None:
+        with self._writer:
+            store = self._now().store
+            self._ef_search = ef_search
+            if isinstance(store, Graph):
+                store.widen(ef_search)

@@ -114,6 +114,10 @@ class Graph:
             faiss.omp_set_num_threads(threads)
         self._waiting.drop(len(part))
 
+    def widen(self, ef_search: int) -> None:
+        """How widely it is searched from now on."""
+        self._ef_search = ef_search
+
     def rest(self) -> bool:
         """See `Store.rest`. Large pages for vectors and links, once for each place they have been at: searches are a tenth faster."""
         if not self._vectors.codes.is_owned or not self.linked:

@@ -68,6 +68,9 @@ class VectorIndex(Protocol):
     def pending(self) -> int:
         """Vectors that `settle` has to do something about."""
 
+    def reach(self, good: Callable[[], bool], steps: int) -> bool:
+        """Search up to so many steps more widely, as far as `good` asks for; False, and as before, where that is not far enough."""
+
     def settle(self, go_on: Callable[[], None] = ...) -> int:
         """Do it, beside searches and writes; returns how many. `go_on` is called now and then and may raise to end it."""
 

@@ -193,6 +193,10 @@ class MilvusIndex:
         """Rows written since the last flush, where they are so many that flushing makes searches quicker."""
         return self._unflushed if self._unflushed >= (FLUSH_FROM if self._options.lite else SEALED_FROM) else 0
 
+    def reach(self, good: Callable[[], bool], steps: int) -> bool:  # noqa: ARG002
+        """False: how widely it searches is its own affair."""
+        return False
+
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:
         """Flush what is pending and wait for its index."""
         done = self.pending
