@@ -59,6 +59,8 @@ class Workers:
             self._processes.add(process)
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
+                # And never in the way of a thread that wakes up to search: a process that is merely nice ends its turn first, some milliseconds.
+                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
             code = await process.wait()
             self._processes.discard(process)
             died = 0 if asyncio.get_running_loop().time() - began > 60 else died + 1
