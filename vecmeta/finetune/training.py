@@ -92,7 +92,7 @@ class _Run:
         self.learner, self.lesson, self.config, self.measure, self.progress = learner, lesson, config, measure, progress
         self.state = State(pairs=config.pairs)
         self.steps = config.steps_for(lesson.examples)
-        # No more contents are encoded to measure than to learn: with few labels there are few steps.
+        # No more contents are encoded to measure than to learn, where there are few steps.
         least = 1 if measure is None else len(measure.rows) // (2 * config.pairs)
         self.every = max(1, math.ceil(self.steps / config.measurements), least)
         self.layers = learner.layers()
