@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import vecmeta as vm
-from tests.tinymodels import pictures, tiny_text, topic_texts
+from tests.tinymodels import pictures, tiny_image, tiny_text, topic_texts
 from vecmeta.bench import charts_finetune
 from vecmeta.bench import finetune as bench
+from vecmeta.bench.finetune_trial import Base, Trial, read
 from vecmeta.cli import main
-from vecmeta.encoders import open_encoder
+from vecmeta.encoders import ImageEncoder, open_encoder
+from vecmeta.encoders.protocol import Encoder
+from vecmeta.types import Content, Vectors
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,6 +98,31 @@ def test_a_collection(run: Run, file: Path, model: Path) -> None:
     assert [v["encoder"].partition("@")[0] for v in versions] == ["tiny", "tiny-ft"]
 
 
+def test_a_collection_and_source_examples(run: Run, file: Path, model: Path) -> None:
+    filled = file.with_name("filled.jsonl")
+    filled.write_text("\n".join(file.read_text().splitlines()[:-1]))
+    for name in ("docs", "more"):
+        run("create", name, "--encoder", f"hf:{model}")
+        run("add", name, str(filled))
+    arguments = (
+        "finetune",
+        "--collection",
+        "docs",
+        "--field",
+        "label",
+        "--mode",
+        "features",
+        "--steps",
+        "4",
+        "--transfer",
+        "instances",
+    )
+    for source in (("--source", str(file)), ("--source-collection", "more:label")):
+        report = json.loads(run(*arguments, *source, "--precision", "fp32", "--json")[0])
+        assert report["decision"] in ("promoted", "kept")
+    assert "needs source examples" in run(*arguments, code=1)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -103,6 +132,8 @@ def test_a_collection(run: Run, file: Path, model: Path) -> None:
         (("--collection", "docs", "--out", "x"), "is for files"),
         (("a.csv", "--out", "x", "--field", "y"), "is for --collection"),
         (("a.csv", "--out", "x", "--dry-run"), "is for --collection"),
+        (("a.csv", "--out", "x", "--source-collection", "y"), "is for --collection"),
+        (("--collection", "docs", "--source", "a.csv", "--source-collection", "y"), "give one of"),
     ],
 )
 def test_wrong_usage(run: Run, arguments: tuple[str, ...], complaint: str) -> None:
@@ -133,29 +164,146 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "sets"
 
 
-def test_the_benchmark_on_a_small_set(run: Run, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def tiny(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The benchmark begins from the tiny model where it would take the default one."""
     plain = open_encoder
     monkeypatch.setattr(
         bench, "open_encoder", lambda spec, device: plain(f"hf:{model}" if spec == "text" else spec, device=device)
     )
-    arguments = ("bench", "finetune", "--data-sets", str(data), "--set", "clinc150:label", "--shots", "5", "0", "--seeds", "2")
-    out, _ = run(*arguments, "--methods", "adapt", "features", "--steps", "5", "--out", str(tmp_path / "f.json"))
+
+
+SMALL = ("--set", "clinc150:label", "--shots", "5", "0", "--seeds", "2", "--steps", "5")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_benchmark_on_a_small_set(run: Run, data: Path, tmp_path: Path) -> None:
+    arguments = ("bench", "finetune", "--data-sets", str(data), *SMALL)
+    out, _ = run(*arguments, "--methods", "adapt", "features", "--out", str(tmp_path / "f.json"))
     assert "all labelled items per class" in out
+    assert "means over the sets" in out
     facts = json.loads((tmp_path / "f.json").read_text())
     assert [(row["shots"], row["method"]) for row in facts["rows"]] == [(few, m) for few in (5, 0) for m in ("adapt", "features")]
     for row in facts["rows"]:
         assert row["labels"] == (20 if row["shots"] else 28)  # four classes of 22, less 15 that are asked for
+        assert row["of"] == 2
         assert 0 <= row["fed_base"] + row["fed_gain"] <= 1
         assert row["fed_half"] >= 0
+        assert 0 < row["seconds"] <= row["wall"]
     assert 1 <= facts["rows"][1]["steps"] <= 5
     assert "mixed_gain_with_head" in facts["rows"][1]
     path = charts_finetune.draw(facts, tmp_path / "charts" / "finetune.png")
     assert path.stat().st_size > 10_000
 
 
+@pytest.mark.usefixtures("tiny")
+def test_an_interrupted_benchmark_goes_on(run: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "f.json"
+    arguments = ("bench", "finetune", "--data-sets", str(data), *SMALL, "--out", str(out))
+    plain, asked = Trial.__call__, list[str]()
+
+    def counted(trial: Trial, method: str, settings: Any, progress: Any = None) -> dict[str, float]:
+        asked.append(method)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return plain(trial, method, settings, progress)
+
+    monkeypatch.setattr(Trial, "__call__", counted)
+    run(*arguments, "--methods", "adapt", "features", code=130)
+    assert len(json.loads(out.read_text())["runs"]) == 3
+    first = json.loads(out.read_text())["runs"]
+    run(*arguments, "--methods", "adapt", "features")
+    assert len(asked) == 4 + 5  # of eight cells three were there
+    facts = json.loads(out.read_text())
+    assert all(entry in facts["runs"] for entry in first)
+    assert len(facts["runs"]) == 8
+    run(*arguments, "--methods", "features")
+    assert len(asked) == 9  # nothing is left to measure,
+    assert json.loads(out.read_text())["runs"] == facts["runs"]  # and what was measured is not lost
+    # what was measured elsewhere, or otherwise, is no company
+    for change, complaint in (({"machine": {"machine": "x"}}, "on another machine"), ({"settings": {}}, "with other settings")):
+        out.write_text(json.dumps({**facts, **change}))
+        assert complaint in run(*arguments, code=1)[1]
+    for text in ("{", "[]", json.dumps({"benchmark": "adapt"})):
+        out.write_text(text)
+        assert "give another file" in run(*arguments, code=1)[1]
+        assert out.read_text() == text
+
+
+def test_seconds_that_are_left(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"adapt": 1.0, "features": 10.0}
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(bench, "open_encoder", lambda spec, device: open_encoder(f"hf:{model}", device=device))
+
+    def cell(_trial: Trial, method: str, _settings: Any, progress: Any = None) -> dict[str, float]:
+        now[0] += seconds[method]
+        progress("fine-tuning", 1, 2)
+        gains = {f"{part}_{what}": 0.0 for part in ("fed", "mixed", "unfed") for what in ("base", "gain", "worse_02")}
+        return {"labels": 1.0, "seconds": seconds[method], **gains}
+
+    monkeypatch.setattr(Trial, "__call__", cell)
+    told: list[tuple[str, int, int]] = []
+    bench.run(
+        data, sets=["clinc150:label"], methods=["adapt", "features"], shots=[5], seeds=5, device="cpu",
+        progress=lambda *said: told.append(said),
+    )  # fmt: skip
+    assert told[-1][1:] == (55, 55)
+    late = [said for said in told if "cell 7 of 10" in said[0]]
+    assert late[0][1:] == (33, 55)  # three of five seeds are done: two times eleven seconds are left
+
+
+@pytest.mark.parametrize("kind", ["text", "image"])
+def test_a_new_last_layer_is_a_product(
+    kind: str, data: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tiny_image(tmp_path / "image", monkeypatch)
+    encoder = ImageEncoder("tiny", weights, device="cpu") if kind == "image" else open_encoder(f"hf:{model}", device="cpu")
+    base = Base(read(data, "emoji:label" if kind == "image" else "clinc150:label"), encoder, "cpu")
+    seen: list[tuple[Any, Any]] = []
+    plain = Trial._tuned
+
+    def both(trial: Trial, folder: Path, config: Any) -> Any:
+        by_product = plain(trial, folder, config)
+        opened = open_encoder(str(folder), device="cpu")
+        seen.append((by_product(trial._asked), opened.encode(base.contents(trial._asked))))
+        return by_product
+
+    monkeypatch.setattr(Trial, "_tuned", both)
+    found = Trial(base, 5, seed=0)("features", {"steps": 10, "rate": 0.01, "holdout": 0.0})
+    ((mine, theirs),) = seen
+    np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    assert np.abs(mine - base.of(np.arange(len(mine)))).max() > 1e-3
+    assert found["steps"] == 10
+
+
+def test_a_row_is_encoded_once(data: Path, model: Path) -> None:
+    encoder = open_encoder(f"hf:{model}", device="cpu")
+    counted = Counted(encoder)
+    base = Base(read(data, "clinc150:label"), counted, "cpu")
+    for shots in (5, 0):
+        for seed in range(2):
+            Trial(base, shots, seed)("adapt", {})
+    assert counted.count == base._there.sum()
+    rows = np.array([3, 1, 3])
+    np.testing.assert_allclose(base.of(rows), encoder.encode(base.contents(rows)), atol=1e-6)
+
+
+class Counted:
+    """An encoder that counts what it is given."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.name, self.dim, self.modality, self._encoder = encoder.name, encoder.dim, encoder.modality, encoder
+        self.count = 0
+
+    def encode(self, contents: Sequence[Content]) -> Vectors:
+        self.count += len(contents)
+        return self._encoder.encode(contents)
+
+
 def test_what_is_asked_was_not_labelled(data: Path, model: Path) -> None:
-    source = bench.read(data, "clinc150:label")
-    trial = bench.Trial(source, open_encoder(f"hf:{model}", device="cpu"), 5, seed=0)
+    source = read(data, "clinc150:label")
+    trial = Trial(Base(source, open_encoder(f"hf:{model}", device="cpu"), "cpu"), 5, seed=0)
     assert not set(trial._asked) & set(trial._given)
     assert not set(trial._free) & (set(trial._asked) | set(trial._given))
     assert set(source.labels[trial._given]) == set(trial.taught)

@@ -18,8 +18,17 @@ import pytest
 
 from tests.tinymodels import NOISE, TOPICS, pictures, tiny_image, tiny_text, topic_texts
 from vecmeta.encoders import ImageEncoder, open_encoder
+from vecmeta.encoders.pictures import open_picture
 from vecmeta.encoders.protocol import Encoder
-from vecmeta.errors import AlreadyExists, Cancelled, EncoderMismatch, EncoderUnavailable, InvalidConfig, InvalidInput
+from vecmeta.errors import (
+    AlreadyExists,
+    Cancelled,
+    EncoderMismatch,
+    EncoderUnavailable,
+    InvalidConfig,
+    InvalidInput,
+    UndecodableContent,
+)
 from vecmeta.evaluate import map_at_r
 from vecmeta.finetune import Examples, FinetuneConfig, checkpoint_of, finetune, labelled, read_contents, read_examples
 from vecmeta.finetune.batches import Batches
@@ -153,13 +162,61 @@ def test_torchvision_loads_what_was_made(tmp_path: Path) -> None:
     network = resnet18(num_classes=512)
     network.load_state_dict(load_file(tmp_path / "ft" / "model.safetensors"))
     _, prepare, _ = encoder.plain()  # type: ignore[attr-defined]
-    from vecmeta.encoders.pictures import open_picture
-
     with torch.inference_mode():
         z = network.eval()(prepare(open_picture(contents[0], 0))[None])[0].numpy()
     tuned = open_encoder(str(tmp_path / "ft"), device="cpu")
     np.testing.assert_allclose(z / np.linalg.norm(z), tuned.encode(contents[:1])[0], atol=1e-4)
     assert np.abs(tuned.encode(contents[:1]) - encoder.encode(contents[:1])).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
+def test_torchvision_loads_all_layers(architecture: str, mode: str, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from torchvision import models
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(models.get_model(architecture, weights=None).state_dict(), tmp_path / "mine.pth")
+    encoder = open_encoder(f"{architecture}:{tmp_path / 'mine.pth'}", device="cpu")
+    facts = finetune(encoder, labelled(pictures(1)[0] * 2, list("abcdabcd")), tmp_path / "ft", tiny_steps(mode))
+    width = encoder.dim
+    assert facts["load"].startswith(f"torchvision.models.{architecture}(num_classes={width})")
+    network = models.get_model(architecture, num_classes=width)
+    network.load_state_dict(load_file(tmp_path / "ft" / "model.safetensors"))
+    agrees(network, encoder, tmp_path / "ft")
+
+
+def tiny_steps(mode: str) -> FinetuneConfig:
+    return config(mode, steps=2, pairs=2, side=32, holdout=0.0, unfreeze=0.0)
+
+
+def agrees(network: Any, parent: Any, folder: Path) -> None:
+    """A network of another library makes the vectors that the folder's encoder makes, and the parent does not."""
+    import torch
+
+    contents = pictures(1)[0][:2]
+    _, prepare, _ = parent.plain()
+    pixels = torch.stack([prepare(open_picture(content, 0)) for content in contents])
+    with torch.inference_mode():
+        theirs = torch.nn.functional.normalize(network.eval()(pixels)).numpy()
+    tuned = open_encoder(str(folder), device="cpu").encode(contents)
+    np.testing.assert_allclose(theirs, tuned, atol=2e-4)
+    assert np.abs(parent.encode(contents) - tuned).max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", RATES)
+def test_timm_loads_what_was_made(mode: str, tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import load_file
+
+    encoder = open_encoder("image", device="cpu")
+    facts = finetune(encoder, labelled(pictures(1)[0] * 2, list("abcdabcd")), tmp_path / "ft", tiny_steps(mode))
+    assert facts["load"].startswith("timm.create_model('tf_efficientnet_lite0', num_classes=1280)")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=1280)
+    network.load_state_dict(load_file(tmp_path / "ft" / "model.safetensors"))
+    agrees(network, encoder, tmp_path / "ft")
 
 
 def test_what_was_fine_tuned_can_be_fine_tuned_again(image: Encoder, place: Path, tmp_path: Path) -> None:
@@ -357,7 +414,7 @@ def test_a_batch_that_does_not_fit_is_halved(
     monkeypatch.setattr(LastLayer, "vectors", small_memory)
     facts = finetune(text, examples, tmp_path / "ft", config("features", pairs=16))
     assert facts["scores"]["steps"] == 20
-    assert "halved to 4 pairs, from 16" in facts["notes"][0]
+    assert facts["notes"][0] == "out of memory: batches were halved to 4 pairs, from 16"
     monkeypatch.setattr(LastLayer, "vectors", lambda *_: (_ for _ in ()).throw(MemoryError))
     with pytest.raises((EncoderUnavailable, MemoryError)):
         finetune(text, examples, tmp_path / "none", config("features", holdout=0.0))
@@ -469,6 +526,7 @@ def test_labels_that_teach_nothing(labels: list[Any], complaint: str, text: Enco
         ({"holdout": 0.9}, "holdout is a number from 0 to 0.5"),
         ({"metric": "loss"}, "'map' or 'ndcg'"),
         ({"seed": -1}, "seed is a whole number"),
+        ({"precision": "fp16"}, "precision is one of auto, fp32, bf16"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], complaint: str) -> None:
@@ -487,8 +545,65 @@ def test_encoders_without_weights_to_train(text: Encoder, examples: Examples, tm
         finetune(open_encoder("vectors", dim=3), examples, tmp_path / "ft")
     with pytest.raises(InvalidConfig, match="whole numbers"):
         finetune(open_encoder("text:int8", device="cpu"), examples, tmp_path / "ft")
+    pictured = labelled(pictures(2)[0], list("aabbccdd"))
     with pytest.raises(InvalidConfig, match="takes texts"):
-        finetune(text, labelled(pictures(2)[0], list("aabbccdd")), tmp_path / "ft")
+        finetune(text, pictured, tmp_path / "ft")
+    with pytest.raises(InvalidConfig, match="source example 0 is a bytes, and tiny@"):
+        finetune(text, examples, tmp_path / "ft", config("full", transfer="instances"), source=pictured)
+    with pytest.raises(InvalidConfig, match=r"base holds a vector of each content, \(32, 32\), not \(1, 32\)"):
+        finetune(text, examples, tmp_path / "ft", config("full"), base=np.zeros((1, 32), np.float32))
+
+
+@pytest.mark.parametrize("mode", RATES)
+def test_texts_that_are_none_are_an_error_that_says_which(mode: str, text: Encoder, tmp_path: Path) -> None:
+    for content, complaint in ((" ", "empty"), ("\ud800", "lone surrogate")):
+        with pytest.raises(UndecodableContent, match=f"example 2: text 2 .*{complaint}") as caught:
+            finetune(text, labelled(["a", "b", content, "c"], list("xxyy")), tmp_path / "ft", config(mode))
+        assert caught.value.position == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_known_vectors_are_not_made_again(
+    text: Encoder, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config("features", transfer="relations")
+    whole = finetune(text, examples, tmp_path / "whole", settings)
+    base = text.encode(examples.contents)
+    monkeypatch.setattr(type(text), "encode", lambda *_: (_ for _ in ()).throw(AssertionError("was encoded")))
+    assert finetune(text, examples, tmp_path / "known", settings, base=base)["sha256"] == whole["sha256"]
+
+
+def test_few_examples_are_not_measured_all_the_time(text: Encoder, tmp_path: Path) -> None:
+    many = labelled(*topic_texts(25))
+    facts = finetune(text, many, tmp_path / "ft", config("features", steps=60, measurements=12, pairs=4, patience=100))
+    assert [entry["step"] for entry in facts["scores"]["history"]] == [
+        0,
+        25,
+        50,
+        60,
+    ]  # 200 are measured, 8 learned from at a time
+
+
+def test_pictures_are_decoded_once(image: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vecmeta.finetune import image as pictures_on_their_way
+
+    contents, labels = pictures(6)
+    plain, decoded = open_picture, list[int]()
+
+    def counted(content: Any, row: int) -> Any:
+        decoded.append(row)
+        return plain(content, row)
+
+    monkeypatch.setattr(pictures_on_their_way, "open_picture", counted)
+    finetune(image, labelled(contents, labels), tmp_path / "all", config("full"))
+    assert sorted(decoded) == list(range(24))
+    monkeypatch.setattr(pictures_on_their_way, "KEPT", 10 * 3 * 32 * 32 * 4)  # ten pictures
+    before = (tmp_path / "all" / "model.safetensors").read_bytes()
+    decoded.clear()
+    finetune(image, labelled(contents, labels), tmp_path / "some", config("full"))
+    assert (tmp_path / "some" / "model.safetensors").read_bytes() == before
+    assert sum(decoded.count(row) == 1 for row in range(24)) >= 10
+    assert len(decoded) > 24
 
 
 def test_empty_and_foreign_files(text: Encoder, tmp_path: Path) -> None:

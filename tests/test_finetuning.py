@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import pytest
 
 import vecmeta as vm
 from tests.conftest import WordCounter
-from tests.tinymodels import TOPICS, tiny_text, topic_texts
+from tests.tinymodels import NOISE, TOPICS, pictures, tiny_text, topic_texts
 from vecmeta.catalogue.migrations import MIGRATIONS, migrate
 from vecmeta.catalogue.sqlite import SqliteEngine
+from vecmeta.evaluate import Gate
+from vecmeta.finetune import labelled
 from vecmeta.folds import exam
 from vecmeta.judged import resolve
 from vecmeta.worker import Worker
@@ -236,6 +239,36 @@ def test_wrong_labels_are_kept_back(plain: vm.Collection) -> None:
     assert right(plain) < right(plain, version=0) + 0.05
 
 
+def test_an_encoder_that_harms_what_it_was_not_taught_is_kept_back(db: vm.Database, model: Path) -> None:
+    """Taught to go by the style alone, it forgets the topics; the one concept that is a topic was held out from it."""
+    rng = np.random.default_rng(0)
+    styles = [NOISE[n : n + 3] for n in range(0, 15, 3)]
+    texts, concepts = list[str](), list[str]()
+    for n in range(30 * (len(styles) + 1)):
+        taught = n // 30
+        food = taught == len(styles)
+        topic = "food" if food else str(rng.choice(list(TOPICS)))
+        style = styles[int(rng.integers(len(styles))) if food else taught]
+        texts.append(" ".join([*rng.choice(TOPICS[topic].split(), 2), *rng.choice(style, 2)]))
+        concepts.append("food" if food else f"style {taught}")
+    docs = db.create("styles", encoder=f"hf:{model}")
+    docs.add([vm.Item(f"i{n}", text) for n, text in enumerate(texts)])
+    docs.feedback([vm.Judgement(f"i{n}", concept=concept) for n, concept in enumerate(concepts) if n % 30 < 15])
+    told = resolve(docs._items, docs._log)
+
+    def held_out(seed: int) -> set[str]:
+        learned = (exam(told, seed)[0].y > 0).sum(0)
+        return {name for name, count in zip(told.columns, learned.tolist(), strict=True) if not count}
+
+    seed = next(seed for seed in range(100) if held_out(seed) == {"food"})
+    report = docs.finetune("full", config={**QUICK, "rate": 3e-3, "steps": 60}, seed=seed)
+    assert report.metrics["fed_gain_encoder"] > 0.5
+    assert report.metrics["unfed_gain_encoder"] < -Gate().max_unfed_loss
+    assert report.decision == "kept"
+    assert docs.live == 0
+    assert "what was not taught would be found worse" in report.reason
+
+
 def test_judgements_are_learned_from_and_each_part_is_told(plain: vm.Collection) -> None:
     judge_topics(plain, shots=10)
     report = plain.finetune("full", config={**QUICK, "rate": 3e-3}, dry_run=True)
@@ -247,6 +280,142 @@ def test_judgements_are_learned_from_and_each_part_is_told(plain: vm.Collection)
     assert report.dry_run
     assert len(plain.versions()) == 1  # stored nothing
     assert plain.live == 0
+
+
+def test_judgements_teach_an_encoder_that_goes_live(plain: vm.Collection) -> None:
+    judge_topics(plain, shots=14)
+    report = plain.finetune("full", config={**QUICK, "rate": 3e-3, "steps": 60})
+    assert report.decision == "promoted", report.reason
+    assert report.version == plain.live == 1
+    assert report.metrics["fed_gain"] > report.metrics["fed_gain_adapt"]  # or adapting would have done
+    before, after = plain.versions()
+    assert before.encoder == plain.encoder_name
+    assert after.encoder.startswith("tiny-ft@")
+    assert after.judgements == 14 * 8
+    assert right(plain) > right(plain, version=0) + 0.05
+    texts = ["bread soup", "the rain storm"]
+    hits = {version: [ids(found) for found in plain.search_many(texts, 8, version=version)] for version in (0, 1)}
+    assert hits[0] != hits[1]
+    assert [ids(found) for found in plain.search_many(texts, 8)] == hits[1]
+    assert plain.rollback() == 0  # across encoders, and forth again
+    assert [ids(found) for found in plain.search_many(texts, 8)] == hits[0]
+    plain.activate(1)
+    assert [ids(found) for found in plain.search_many(texts, 8)] == hits[1]
+    plain.add([vm.Item("new", "bread soup", {"topic": "food"})])
+    for version in (None, 0, 1):
+        assert ids(plain.search("bread soup", 1, version=version)) == ["new"]
+    plain.delete(["new"])
+    for version in (None, 0):
+        assert "new" not in ids(plain.search("bread soup", 20, version=version))
+    # judged on, adapted on top of the encoder that is live, and rolled back to it
+    plain.feedback([vm.Judgement(f"i{n}", concept=f"topic {n // EACH}") for n in range(EACH * 8) if n % EACH == 20])
+    plain.adapt(activate=False)
+    assert plain.versions()[2].encoder == after.encoder
+    plain.activate(2)
+    assert plain.rollback() == 1
+    assert [ids(found) for found in plain.search_many(texts, 8)] == hits[1]
+
+
+# ---- source examples of elsewhere
+
+
+FEW: dict[str, Any] = {"rate": 3e-3, "steps": 40, "pairs": 12, "measurements": 4, "holdout": 0.0, "unfreeze": 0.0}
+
+
+def few_labelled(db: vm.Database, model: Path) -> vm.Collection:
+    """Of 25 items of each topic four are labelled."""
+    collection = db.create("few", encoder=f"hf:{model}")
+    texts, labels = topic_texts(EACH)
+    rows = enumerate(zip(texts, labels, strict=True))
+    collection.add([vm.Item(f"i{n}", x, {"topic": y, **({"kind": y} if n % EACH < 4 else {})}) for n, (x, y) in rows])
+    return collection
+
+
+def more_of_them(db: vm.Database, model: Path) -> vm.Collection:
+    """Other texts of the same topics, labelled in metadata and judged."""
+    collection = db.create("more", encoder=f"hf:{model}")
+    texts, labels = topic_texts(12, seed=7)
+    collection.add([vm.Item(f"m{n}", x, {"about": y}) for n, (x, y) in enumerate(zip(texts, labels, strict=True))])
+    collection.feedback([vm.Judgement(f"m{n}", concept=y) for n, y in enumerate(labels)])
+    return collection
+
+
+def test_source_examples_of_another_collection_help(db: vm.Database, model: Path, tmp_path: Path) -> None:
+    few, more = few_labelled(db, model), more_of_them(db, model)
+    alone = few.finetune("full", field="kind", config=FEW)
+    assert alone.version == 1
+    for number, source in enumerate(("more:about", "more"), start=2):
+        helped = few.finetune("full", transfer="instances", field="kind", source=source, config=FEW)
+        assert helped.version == number
+        assert right(few, version=number) > right(few, version=1) + 0.05
+    # the record says what was learned from
+    facts = [json.loads(path.read_text()) for path in (tmp_path / "db" / "encoders").glob("*/*/vecmeta.json")]
+    sources = [entry["data"]["source"] for entry in facts]
+    assert sorted((s["collection"], s.get("field") or "", s["examples"]) for s in sources if s) == [
+        ("more", "", more.count()), ("more", "about", more.count()),
+    ]  # fmt: skip
+    # and a job takes the name as well
+    job = db.jobs.submit("few", "finetune", {"transfer": ["instances"], "field": "kind", "source": "more:about", "config": FEW})
+    Worker(db).run(threading.Event(), once=True)
+    done = db.jobs.get(job.id)
+    assert done.report is not None, done.error
+    assert done.report.version == 2  # the same function of the same inputs
+
+
+def test_source_examples_of_files(db: vm.Database, model: Path, tmp_path: Path) -> None:
+    from vecmeta.finetune import read_examples
+
+    few = few_labelled(db, model)
+    texts, labels = topic_texts(6, seed=7)
+    rows = [json.dumps({"text": text, "label": label}) for text, label in zip(texts, labels, strict=True)]
+    (tmp_path / "more.jsonl").write_text("\n".join(rows))
+    source = read_examples([tmp_path / "more.jsonl"], "text")
+    config = {**FEW, "steps": 4}
+    few.finetune("features", transfer=["instances", "relations"], field="kind", source=source, config=config)
+    few.finetune("features", transfer=["representation"], field="kind", source=source, config=config)
+    facts = [json.loads(path.read_text()) for path in (tmp_path / "db" / "encoders").glob("*/*/vecmeta.json")]
+    assert [entry["data"]["source"]["examples"] for entry in facts] == [48, 48]
+    with pytest.raises(vm.InvalidConfig, match="source example 0 is a bytes"):
+        few.finetune("features", transfer="instances", field="kind", source=labelled(*pictures(2)), config=config)
+
+
+def test_what_the_exam_asks_for_is_not_learned_from_a_source(db: vm.Database, model: Path, tmp_path: Path) -> None:
+    few = few_labelled(db, model)
+    same = db.create("same", encoder=f"hf:{model}")
+    same.add([vm.Item(item.id, item.content, {"about": item.metadata["topic"]}) for item in few.items(limit=1000)])
+    few.finetune("features", transfer="instances", field="kind", source="same:about", config={**FEW, "steps": 4}, dry_run=True)
+    (facts,) = [json.loads(path.read_text()) for path in (tmp_path / "db" / "encoders").glob("*/*/vecmeta.json")]
+    source, data = facts["data"]["source"], facts["data"]
+    taught = resolve(few._items, few._log)
+    assert not taught.columns
+    assert source["examples"] == few.count()  # their contents are there, for how the two are alike
+    labelled_here = 4 * 8
+    learned = labelled_here - source["held_out"]
+    assert 0 < learned < labelled_here
+    assert data["classes_held_out"] >= 1
+    assert source["held_out"] >= 4  # a class as a whole, and items of the others
+
+
+def test_sources_that_are_none(db: vm.Database, model: Path, taught: vm.Collection) -> None:
+    few = few_labelled(db, model)
+    db.create("bare", encoder=f"hf:{model}").add([vm.Item("a", "bread soup")])
+    for wish, kind, complaint in (
+        ({"source": "nowhere"}, vm.CollectionNotFound, "nowhere"),
+        ({"source": "clusters:label"}, vm.InvalidConfig, "the source 'clusters' holds vectors"),
+        ({"source": "few:topic"}, vm.InvalidConfig, "is this collection itself"),
+        ({"source": "bare"}, vm.InvalidConfig, "'bare' has no judgements to learn from; give source='bare:FIELD'"),
+        ({"source": "bare:colour"}, vm.InvalidConfig, "no item has a metadata field 'colour'"),
+        ({"source": "few:"}, vm.InvalidConfig, "names no metadata field"),
+        ({"source": 3}, vm.InvalidConfig, "source is 'NAME' of a collection"),
+        ({"source": "few:topic", "transfer": "relations"}, vm.InvalidConfig, "source examples are for"),
+    ):
+        params: dict[str, Any] = {"transfer": "instances", "field": "kind", "config": FEW, **wish}
+        with pytest.raises(kind, match=complaint):
+            few.finetune("features", **params)
+        assert len(few.versions()) == 1
+    with pytest.raises(vm.CollectionNotFound, match="nowhere"):
+        db.jobs.submit("few", "finetune", {"transfer": ["instances"], "source": "nowhere"})
+    assert not db.jobs.list()
 
 
 def test_queries_and_pairs_are_learned_from(plain: vm.Collection) -> None:
@@ -332,6 +501,9 @@ def test_a_job_fine_tunes(plain: vm.Collection, db: vm.Database) -> None:
         ({"field": ""}, "field is the name"),
         ({"method": "magic"}, "magic"),
         ({"seed": -1}, "a seed is a whole number"),
+        ({"config": {"precision": "fp8"}}, "precision is one of auto, fp32, bf16"),
+        ({"transfer": ["instances"], "source": ""}, "source is 'NAME' of a collection"),
+        ({"source": "docs:topic"}, "source examples are for"),
     ],
 )
 def test_bad_wishes(params: dict[str, Any], complaint: str, plain: vm.Collection, db: vm.Database) -> None:
@@ -356,6 +528,9 @@ def test_fields_that_teach_nothing(plain: vm.Collection) -> None:
         plain.finetune("features", field="colour")
     with pytest.raises(vm.InvalidConfig, match="none of the 200 classes has two items"):
         plain.finetune("features", field="n")
+    plain.add([vm.Item("one", "bread", {"kind": "a"}), vm.Item("two", "soup", {"kind": "a"})])
+    with pytest.raises(vm.InvalidConfig, match="all 2 labelled items are of one class, 'a'"):
+        plain.finetune("features", field="kind")
 
 
 def test_collections_without_contents(db: vm.Database, taught: vm.Collection) -> None:

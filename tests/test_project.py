@@ -58,6 +58,7 @@ LAYERS: list[tuple[str, int]] = [
     ("vecmeta.worker", 3),
     ("vecmeta.keys", 3),
     ("vecmeta.adaptation", 3),
+    ("vecmeta.promotion", 3),
     ("vecmeta.searching", 3),
     ("vecmeta.writing", 3),
     ("vecmeta.collection", 3),

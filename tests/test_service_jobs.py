@@ -145,6 +145,19 @@ def test_finetune_refuses_settings_that_are_none(service: Service) -> None:
         assert complaint in answer.text
 
 
+def test_finetune_reads_source_examples_of_collections_that_the_key_reaches(service: Service) -> None:
+    mine, other = service.judged(), service.judged()
+    body = {"transfer": ["instances"], "source": f"{other}:label"}
+    key = service.key("write", "read", collections=[mine])
+    refused(service.client.post(url(mine, "/finetune"), json=body, headers=key), 403, "forbidden", other)
+    both = service.key("write", "read", collections=[mine, other])
+    job = good(service.client.post(url(mine, "/finetune"), json=body, headers=both), 202)
+    assert service.db.jobs.get(job["id"]).params["source"] == f"{other}:label"
+    service.db.jobs.cancel(job["id"])
+    refused(service.client.post(url(mine, "/finetune"), json={**body, "source": "nowhere"}), 404, said="nowhere")
+    refused(service.client.post(url(mine, "/finetune"), json={"transfer": ["instances"]}), 422, said="needs source examples")
+
+
 def test_adapt_prefer_wait_202_when_it_takes_longer(service: Service) -> None:
     name = service.judged()
     begin = time.monotonic()

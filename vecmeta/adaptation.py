@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vecmeta import intake
-from vecmeta.catalogue.versions import State, VersionStore
-from vecmeta.errors import Conflict, InvalidConfig
+from vecmeta.catalogue.versions import VersionStore
+from vecmeta.errors import InvalidConfig
 from vecmeta.evaluate import Gate
-from vecmeta.judged import Taught, contradictions, lesson, resolve
+from vecmeta.judged import Taught, lesson
 from vecmeta.meta import sentinel
 from vecmeta.meta.episodes import Episode, Statistics
 from vecmeta.meta.fitting import fit, start_of
-from vecmeta.meta.head import Head, MemoryHead, Projector
+from vecmeta.meta.head import Head, MemoryHead
 from vecmeta.meta.methods import checked
 from vecmeta.meta.projecting import projector
 from vecmeta.meta.start import Start
 from vecmeta.preview import cost
+from vecmeta.promotion import Candidate, Clock, heard, publish
 from vecmeta.servings import Servings
 from vecmeta.spaces import Space
-from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure, why_insufficient
+from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure
 from vecmeta.types import Decision, Progress, Report
-
-STAGES = ("reading", "adapting", "evaluating", "building", "swapping")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +46,6 @@ class Wish:
             raise InvalidConfig(f"a seed is a whole number from 0, not {self.seed!r}")
 
 
-class Clock:
-    """Seconds by stage, and the calls of the progress callback."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self.seconds: dict[str, float] = {}
-        self._progress, self._begin = progress, time.perf_counter()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Around one of STAGES."""
-        if self._progress is not None:
-            self._progress(name, STAGES.index(name), len(STAGES))
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - begin
-
-    def total(self) -> dict[str, float]:
-        """Seconds by stage so far, and "total"."""
-        return {**self.seconds, "total": time.perf_counter() - self._begin}
-
-
 def adapt(
     space: Space,
     versions: VersionStore,
@@ -83,22 +55,17 @@ def adapt(
     progress: Progress | None,
 ) -> Report:
     """See `vecmeta.Collection.adapt`. The head is learned for the encoder of the live version, whose `space` it is."""
-    items, log = space.items, space.log
     clock = Clock(progress)
     with clock.stage("reading"):
-        expected = versions.state()
         start = start_of(wish.method, None if wish.start is None else Path(wish.start))
-        taught = resolve(items, log)
-        odd, number = contradictions(items, log, taught)
-        said: dict[str, Any] = {"contradictions": tuple(odd), "dry_run": wish.dry_run}
-        figures = {"contradictions": float(number)}
-        lacking = why_insufficient(taught)
-        if lacking is not None:
-            return Report("insufficient", None, lacking, figures, seconds=clock.total(), **said)
+        told = heard(space, versions, wish.dry_run)
+        taught, said, figures = told.taught, dict(told.said), dict(told.counted)
+        if told.lacking is not None:
+            return told.insufficient(told.lacking, clock)
         sample = space.sampler.sample(wish.seed)
         stats = sample.stats
         if stats is None:  # all items that were judged have just been deleted
-            return Report("insufficient", None, "the collection is empty", figures, seconds=clock.total(), **said)
+            return told.insufficient("the collection is empty", clock)
         labelled = {name for name, is_item in zip(taught.rows, taught.is_item.tolist(), strict=True) if is_item}
         free = [row for row, id in enumerate(sample.ids) if id not in labelled]
         background = Background(sample.vectors[free], tuple(sample.ids[row] for row in free))
@@ -125,23 +92,11 @@ def adapt(
     decision: Decision = "promoted" if promote else "kept"
     report = Report(decision, None, reason, {**metrics, **figures}, drifted.harmed, drifted.changed, **said)
     if wish.dry_run:
-        return replace(report, cost=cost(items, servings, projector(head, where)), seconds=clock.total())
+        return replace(report, cost=cost(space.items, servings, projector(head, where)), seconds=clock.total())
     row = {"method": wish.method, "strength": best.strength, "judgements": taught.count}
     made_of = _made_of(wish, start, taught, stats)
-    return publish(
-        versions,
-        servings,
-        made_of,
-        head,
-        row,
-        report,
-        expected,
-        wish.activate,
-        projector(head, where),
-        clock,
-        progress,
-        space.number,
-    )
+    candidate = Candidate(made_of, head, row, report, projector(head, where), space.number)
+    return publish(candidate, versions, servings, told.expected, clock, activate=wish.activate)
 
 
 def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str:
@@ -150,51 +105,6 @@ def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str
     for array in (stats.mean, stats.background, stats.counts):
         made_of.update(array.tobytes())
     return made_of.hexdigest()
-
-
-def publish(
-    versions: VersionStore, servings: Servings, made_of: str, head: Head, row: dict[str, Any], report: Report, expected: State,
-    activate: bool, by: Projector, clock: Clock, progress: Progress | None, encoder: int = 0,
-) -> Report:  # fmt: skip
-    """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
-    before, blob, ahead = versions.made_of(made_of), head.to_bytes(), False
-    number = versions.put(made_of, blob, {**row, **_stored(report)}, encoder)
-    report = replace(report, version=number)
-    try:
-        if report.decision == "promoted" and number != expected.live:
-            if activate and servings.bridges and versions.encoder(expected.live) == encoder:
-                servings.go_ahead(number, "adapt", expected)
-                ahead = True
-            with clock.stage("building"):
-                serving, made = servings.candidate(number, head, progress, by, encoder)
-            clock.seconds |= {f"building: {stage}": seconds for stage, seconds in made.seconds.items()}
-            recall = {} if made.recall is None else {"recall": made.recall}
-            report = replace(report, indexing=made.how, metrics={**report.metrics, **recall})
-            if activate:
-                with clock.stage("swapping"):
-                    servings.follow(serving, versions.state().revision)
-                    servings.go_live(serving, "adapt", None if ahead else expected)
-            else:
-                report = replace(
-                    report, reason=f"{report.reason}. It is not live yet, as was asked: activate({number}) makes it so."
-                )
-            servings.prune_files({0, expected.live, number})
-    except Conflict as error:
-        report = replace(report, decision="kept", reason=f"{error}; adapt again to decide between the two")
-    except BaseException:
-        if ahead:
-            servings.turn_back(number)
-        if before is None:
-            servings.discard(number)
-            versions.remove(number)
-        raise
-    report = replace(report, seconds=clock.total())
-    versions.put(made_of, blob, {**row, **_stored(report)})
-    return report
-
-
-def _stored(report: Report) -> dict[str, Any]:
-    return {"decision": report.decision, "reason": report.reason, "report": report.to_dict()}
 
 
 def torch_device(device: str) -> str:

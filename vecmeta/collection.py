@@ -38,15 +38,15 @@ class Collection(Teaching):
 
     def __init__(
         self, catalogue: Catalogue, row: CollectionRow, encoder: Encoder | None, device: str, encoders: Path,
-        servings: Callable[[ItemStore, VersionStore, Under], Servings],
+        servings: Callable[[ItemStore, VersionStore, Under], Servings], others: Callable[[str], Collection],
     ) -> None:  # fmt: skip
-        """``encoders`` is the folder of the fine-tuned ones; ``servings`` makes what answers searches."""
+        """``encoders`` is the folder of the fine-tuned ones; ``servings`` makes what answers searches; ``others`` opens a collection."""
         items, log, versions = catalogue.items(row), catalogue.judgements(row), catalogue.versions(row)
         contents = Contents(row, items, encoder)
         own = Space(OWN_ENCODER, encoder, items, log, contents, Sampler(items, versions))
         spaces = Spaces(own, catalogue.encoders(row), versions, encoders, device)
         made = servings(items, versions, lambda number: spaces.of(number).items)
-        super().__init__(row, items, log, versions, contents, spaces, made, catalogue.traffic(row), device)
+        super().__init__(row, items, log, versions, contents, spaces, made, catalogue.traffic(row), device, others)
         self._writer = Writer(items, contents, made)
         self._searcher = Searcher(items, spaces, made)
         self._policies = catalogue.policies(row)

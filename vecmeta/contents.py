@@ -14,6 +14,7 @@ from vecmeta import intake
 from vecmeta.catalogue.catalogue import CollectionRow
 from vecmeta.catalogue.judgements import AskedQuery
 from vecmeta.catalogue.views import ItemVectors
+from vecmeta.encoders.parts import in_parts
 from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import EncoderUnavailable, InvalidInput, InvalidVector, ItemNotFound, UndecodableContent
@@ -43,7 +44,7 @@ class Contents:
         return None if self._encoder is None else self._encoder.modality
 
     def encode(self, contents: Sequence[Content], names: Sequence[str]) -> Vectors:
-        """(n, dim) unit rows; ``names`` says in errors what each content is."""
+        """(n, dim) unit rows; ``names`` says in errors what each content is. What does not fit into memory is halved."""
         if self._row.spec == OWN:
             raise InvalidInput(
                 f"collection {self._row.name!r} holds own vectors of dimension {self._row.dim}: {names[0]} cannot be encoded"
@@ -54,12 +55,12 @@ class Contents:
                 f"open it with db.collection({self._row.name!r}, encoder=…)"
             )
         try:
-            vectors = self._encoder.encode(contents)
+            parts = list(in_parts(self._encoder, contents, len(contents)))
         except UndecodableContent as error:
             what = names[error.position] if error.position is not None else names[0]
             raise UndecodableContent(f"{what}: {error}", error.position) from error
         # An encoder object of the caller's may not keep its promise of unit rows.
-        return unit_rows(vectors, self._row.dim, what="encoded content")
+        return unit_rows(parts[0] if len(parts) == 1 else np.concatenate(parts), self._row.dim, what="encoded content")
 
     def own(self, part: NDArray[Any], names: Sequence[str]) -> Vectors:
         """Own vectors (n, dim) of any number type as unit rows. Raises InvalidVector that names the first bad one."""

@@ -219,7 +219,7 @@ class Database:
 
     def _made(self, row: CollectionRow, encoder: Encoder | None) -> Collection:
         folder = self.folder / "encoders" / str(row.id)
-        return Collection(self._catalogue, row, encoder, self._device, folder, self._servings(row))
+        return Collection(self._catalogue, row, encoder, self._device, folder, self._servings(row), self.collection)
 
     def _servings(self, row: CollectionRow) -> Callable[[ItemStore, VersionStore, Under], Servings]:
         def made(items: ItemStore, versions: VersionStore, under: Under) -> Servings:

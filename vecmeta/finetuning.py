@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from vecmeta.adaptation import Clock, publish, torch_device
+from vecmeta.adaptation import torch_device
 from vecmeta.catalogue.catalogue import CollectionRow
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.catalogue.versions import VersionStore
@@ -27,19 +27,20 @@ from vecmeta.errors import InvalidConfig
 from vecmeta.evaluate import Gate
 from vecmeta.finetune import Examples, FinetuneConfig, Mode
 from vecmeta.finetune import finetune as train
-from vecmeta.finetune.config import collections_transfers
+from vecmeta.finetune.config import collections_transfers, named_source
 from vecmeta.folds import Fold, exam
-from vecmeta.judged import Taught, contradictions, resolve
-from vecmeta.labels import contents_of, field_taught
+from vecmeta.judged import Taught
+from vecmeta.labels import contents_of, examples_of, field_taught, source_examples, without
 from vecmeta.meta.fitting import start_of
 from vecmeta.meta.head import Head
 from vecmeta.meta.methods import checked
 from vecmeta.meta.projecting import projector
 from vecmeta.meta.start import Start
 from vecmeta.preview import cost
+from vecmeta.promotion import Candidate, Clock, Heard, heard, publish
 from vecmeta.servings import Servings
 from vecmeta.spaces import EncodedItems, Space, Spaces
-from vecmeta.trial import Background, Measured, best_strength, drift, judge, why_insufficient
+from vecmeta.trial import Background, Measured, best_strength, drift, judge
 from vecmeta.types import Decision, Progress, Report, Vectors
 
 
@@ -55,6 +56,7 @@ class Wish:
     dry_run: bool
     seed: int
     activate: bool
+    source: str | Examples | None = None
 
     def __post_init__(self) -> None:
         checked(self.method)
@@ -69,7 +71,9 @@ class Wish:
             if name not in known:
                 raise InvalidConfig(f"a fine-tuning has no setting {name!r}; known: {', '.join(known)}")
         self.settings()
-        collections_transfers(self.transfer)
+        collections_transfers(self.transfer, self.source)
+        if self.source is not None and not isinstance(self.source, Examples):
+            named_source(self.source)
 
     def settings(self) -> FinetuneConfig:
         """As the training takes them. Raises InvalidConfig."""
@@ -79,14 +83,18 @@ class Wish:
 
 @dataclass(frozen=True, eq=False)
 class _Lesson:
-    """What was read: the judgements, the classes that are learned (the same, or a field's values), the exam, examples, the rest."""
+    """What was read: the judgements, the classes that are learned (the same, or a field's values), the exam, examples, the rest.
 
-    taught: Taught
-    lacking: str | None
+    ``x`` (n, dim) are the base vectors of the examples, None where one of them is gone; ``source`` are examples of elsewhere.
+    """
+
+    told: Heard
     classes: Taught
     parts: list[Fold]
     examples: Examples
+    x: Vectors | None
     free: Free
+    source: Examples | None
 
 
 def finetune(
@@ -96,9 +104,10 @@ def finetune(
     servings: Servings,
     device: str,
     wish: Wish,
+    others: Callable[[str], Space],
     progress: Progress | None,
 ) -> Report:
-    """See `vecmeta.Collection.finetune`."""
+    """See `vecmeta.Collection.finetune`; `others` opens another collection under its own encoder."""
     clock = Clock(progress)
     own = spaces.own
     if own.encoder is None:
@@ -106,15 +115,10 @@ def finetune(
             f"collection {row.name!r} was made with an encoder object, which was not given: open it with db.collection(name, encoder=…)"
         )
     with clock.stage("reading"):
-        expected, start = versions.state(), start_of(wish.method)
-        taught = resolve(own.items, own.log)
-        odd, number = contradictions(own.items, own.log, taught)
-        said: dict[str, Any] = {"contradictions": tuple(odd), "dry_run": wish.dry_run}
-        counted = {"contradictions": float(number)}
-        lacking = why_insufficient(taught)
-        if wish.field is None and lacking is not None:
-            return Report("insufficient", None, lacking, counted, seconds=clock.total(), **said)
-        lesson = _read(own, taught, lacking, wish)
+        start, told = start_of(wish.method), heard(own, versions, wish.dry_run)
+        if wish.field is None and told.lacking is not None:
+            return told.insufficient(told.lacking, clock)
+        lesson = _read(own, told, wish, others)
     with clock.stage("adapting"):
         encoder, facts = _trained(own.encoder, spaces, lesson, wish.settings(), device, progress)
     with clock.stage("evaluating"):
@@ -126,8 +130,8 @@ def finetune(
         verdict = _examined(examiner, own, lesson, encoder, z, wish)
     decision: Decision = "promoted" if verdict.promote else "kept"
     drifted = verdict.report
-    metrics = {**drifted.metrics, **counted, **_scores(facts)}
-    report = replace(drifted, decision=decision, metrics=metrics, notes=(*facts["notes"], *drifted.notes), **said)
+    metrics = {**drifted.metrics, **told.counted, **_scores(facts)}
+    report = replace(drifted, decision=decision, metrics=metrics, notes=(*facts["notes"], *drifted.notes), **told.said)
     by = projector(verdict.head, examiner.device)
     if wish.dry_run:
         estimate = cost(own.items, servings, by)
@@ -141,41 +145,72 @@ def finetune(
                 assert isinstance(items, EncodedItems)
                 items.fill(progress)
         strength = verdict.head.strength
-        count = int(sum(len(rows) for rows in lesson.examples.members)) if wish.field else taught.count
+        count = int(sum(len(rows) for rows in lesson.examples.members)) if wish.field else told.taught.count
         made = {"method": wish.method if strength else "none", "strength": strength, "judgements": count}
-        made_of = _made_of(wish, encoder, start, lesson.classes)
-        return publish(
-            versions, servings, made_of, verdict.head, made, report, expected, wish.activate, by, clock, progress, under
-        )  # fmt: skip
+        candidate = Candidate(_made_of(wish, encoder, start, lesson.classes), verdict.head, made, report, by, under)
+        return publish(candidate, versions, servings, told.expected, clock, activate=wish.activate)
     except BaseException:
         spaces.store.remove(under)
         raise
 
 
-def _read(own: Space, taught: Taught, lacking: str | None, wish: Wish) -> _Lesson:
+def _read(own: Space, told: Heard, wish: Wish, others: Callable[[str], Space]) -> _Lesson:
     assert isinstance(own.items, ItemStore)
-    classes, more = (taught, None) if wish.field is None else field_taught(own.items, wish.field, wish.seed)
+    classes, more = (told.taught, None) if wish.field is None else field_taught(own.items, wish.field, wish.seed)
     parts = exam(classes, wish.seed)
     if not any(fold.part == "fed" for fold in parts):
         raise InvalidConfig("nothing can be held out to check the rest: two classes with three labelled items each are needed")
-    labelled = set(classes.rows) | (set(more.about["ids"]) if more is not None else set())
-    free = unlabelled(own, labelled, wish.seed)
-    return _Lesson(taught, lacking, classes, parts, _examples(own, classes, parts[0], more), free)
+    ids = list[str]() if more is None else more.about["ids"]
+    free = unlabelled(own, {*classes.rows, *ids}, wish.seed)
+    known = own.items.base_vectors(ids)
+    x = np.stack([*classes.x, *(known[id] for id in ids)]) if len(known) == len(ids) else None
+    examples = examples_of(own, classes, parts[0].y, more)
+    source = wish.source
+    if isinstance(source, str):
+        name, field = named_source(source)
+        source = source_examples(_other(own, name, others), field)
+    if source is not None:  # what the exam asks for is not to be learned from there either
+        asked = np.flatnonzero(~(parts[0].y != 0).any(1))
+        source = without(source, {examples.contents[row] for row in asked.tolist()})
+    return _Lesson(told, classes, parts, examples, x, free, source)
+
+
+def _other(own: Space, name: str, others: Callable[[str], Space]) -> Space:
+    """Another collection, if it holds contents of the kind that this one holds. Raises InvalidConfig."""
+    if name == own.contents.name:
+        raise InvalidConfig(
+            f"source {name!r} is this collection itself, whose held-out items would be learned from: give another one"
+        )
+    other = others(name)
+    mine, theirs = own.contents.modality, other.contents.modality
+    if mine != theirs:
+        raise InvalidConfig(f"the source {name!r} holds {theirs or 'content'}s: give a collection of {mine}s, as this one is")
+    return other
 
 
 def _trained(
     parent: Encoder, spaces: Spaces, lesson: _Lesson, settings: FinetuneConfig, device: str, progress: Progress | None
 ) -> tuple[Encoder, dict[str, Any]]:
     """The fine-tuned encoder, and its record with the name of its folder."""
-    place = _place(settings, lesson.examples, parent)
+    place = _place(settings, lesson, parent)
 
     def step(_stage: str, done: int, total: int) -> None:
         if progress is not None:
             progress("adapting", done, total)
 
     needed = {"relations", "representation"} & set(settings.transfer)
+    known = None
+    if lesson.x is not None and lesson.source is None:
+        known = np.concatenate((lesson.x, lesson.free.x)) if needed else lesson.x
     facts = train(
-        parent, lesson.examples, spaces.folder / place, settings, unlabelled=lesson.free.contents if needed else (), progress=step
+        parent,
+        lesson.examples,
+        spaces.folder / place,
+        settings,
+        unlabelled=lesson.free.contents if needed else (),
+        source=lesson.source,
+        base=known,
+        progress=step,
     )
     return open_encoder(str(spaces.folder / place), device=device), {**facts, "folder": place}
 
@@ -199,7 +234,7 @@ def _examined(examiner: Examiner, own: Space, lesson: _Lesson, encoder: Encoder,
         head = examiner.head(under, free).with_strength(best.strength)
     else:
         best = compared.encoder
-        head = examiner.head_of_log(own, lesson.taught, lesson.lacking, encoder, free, gate)
+        head = examiner.head_of_log(own, lesson.told.taught, lesson.told.lacking, encoder, free, gate)
     drifted = drift(head, Background(lesson.free.x, lesson.free.ids), wish.seed, free)
     promote, reason, metrics = judge(gate, best, drifted, wish.seed)
     if promote and (why := _no_better(compared, best)):
@@ -221,29 +256,6 @@ def _no_better(compared: Compared, best: Measured) -> str | None:
     )
 
 
-def _examples(own: Space, taught: Taught, left: Fold, more: Examples | None) -> Examples:
-    """What the exam leaves of the judgements, and further labelled items."""
-    contents = contents_of(own, taught)
-    members = [np.flatnonzero(column > 0) for column in left.y.T]
-    against = [np.flatnonzero(column < 0) for column in left.y.T]
-    asks = np.where((taught.asked >= 0) & (left.y.max(0, initial=0) > 0), taught.asked, -1)
-    if more is not None:  # of the same classes; what is held out whole stays so
-        held_out = {name for name, rows in zip(taught.columns, members, strict=True) if not len(rows)}
-        shift = len(contents)
-        by_name = dict(zip(more.classes, more.members, strict=True))
-        members = [
-            np.concatenate((rows, by_name.get(name, np.empty(0, np.int64)) + shift)) if name not in held_out else rows
-            for name, rows in zip(taught.columns, members, strict=True)
-        ]
-        contents = [*contents, *more.contents]
-    used = [place for place, rows in enumerate(members) if len(rows)]
-    about = {"collection": own.contents.name, "classes_held_out": len(members) - len(used)}
-    return Examples(
-        tuple(contents), tuple(taught.columns[c] for c in used), tuple(members[c] for c in used), tuple(against[c] for c in used),
-        asks[used], about,
-    )  # fmt: skip
-
-
 def _scores(facts: Mapping[str, Any]) -> dict[str, float]:
     """Of the training's own held-out examples."""
     scores = facts["scores"]
@@ -257,9 +269,10 @@ def _scores(facts: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _place(settings: FinetuneConfig, examples: Examples, encoder: Encoder) -> str:
+def _place(settings: FinetuneConfig, lesson: _Lesson, encoder: Encoder) -> str:
     """The name of the encoder's folder: the same call finds what it left."""
-    said = json.dumps([asdict(settings), examples.digest(), encoder.name], sort_keys=True)
+    source = None if lesson.source is None else lesson.source.digest()
+    said = json.dumps([asdict(settings), lesson.examples.digest(), source, encoder.name], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -13,7 +13,7 @@ from vecmeta import intake
 from vecmeta.catalogue.catalogue import Catalogue
 from vecmeta.catalogue.jobs import FINISHED, LONGEST_DEBOUNCE
 from vecmeta.errors import InvalidConfig
-from vecmeta.finetune.config import FinetuneConfig, collections_transfers
+from vecmeta.finetune.config import FinetuneConfig, collections_transfers, named_source
 from vecmeta.meta.methods import NAMES, checked
 from vecmeta.types import Job, JobState
 
@@ -22,8 +22,8 @@ _ADAPT: dict[str, Any] = {  # what an adaptation can be asked for, and what sile
     "method": NAMES[0], "dry_run": False, "strength": None, "seed": 0, "start": None, "activate": True,
 }  # fmt: skip
 _FINETUNE: dict[str, Any] = {  # likewise a fine-tuning
-    "mode": FinetuneConfig().mode, "transfer": [], "field": None, "method": NAMES[0], "config": {}, "dry_run": False, "seed": 0,
-    "activate": True,
+    "mode": FinetuneConfig().mode, "transfer": [], "field": None, "source": None, "method": NAMES[0], "config": {}, "dry_run": False,
+    "seed": 0, "activate": True,
 }  # fmt: skip
 KINDS = {"adapt": _ADAPT, "finetune": _FINETUNE}
 
@@ -41,7 +41,7 @@ class Jobs:
         Args:
             kind: "adapt" or "finetune".
             params: of `Collection.adapt`: method, dry_run, strength, seed, start, activate; or of `Collection.finetune`: mode, transfer,
-                field, method, config, dry_run, seed, activate.
+                field, source (a name), method, config, dry_run, seed, activate.
             delay: seconds to wait before it starts; a job that is waiting already waits on from now. Without a delay it is due at once.
 
         Raises:
@@ -50,6 +50,8 @@ class Jobs:
         wish = _params(kind, {} if params is None else params)
         if isinstance(delay, bool) or not isinstance(delay, (int, float)) or not 0 <= delay <= MAX_DELAY:
             raise InvalidConfig(f"a delay is a number of seconds from 0 to {MAX_DELAY:,.0f}, not {delay!r}")
+        if wish.get("source") is not None:
+            self._catalogue.collection(named_source(wish["source"])[0])  # raises here, and not hours later
         return self.store.submit(self._catalogue.collection(collection).id, kind, wish, delay, partial(_meant, kind))
 
     def feedback_given(self, collection: str) -> Job | None:
@@ -154,7 +156,10 @@ def _finetuning(wish: dict[str, Any]) -> None:
     config = wish.get("config", {})
     if not isinstance(config, Mapping):
         raise InvalidConfig(f"config is an object of settings such as {{'rate': 1e-4}}, not {config!r}")
-    collections_transfers(wish.get("transfer", ()))
+    source = wish.get("source")
+    if source is not None:
+        named_source(source)
+    collections_transfers(wish.get("transfer", ()), source)
     for name in config:
         if name in KINDS["finetune"] or name not in FinetuneConfig.__dataclass_fields__:
             raise InvalidConfig(f"a fine-tuning has no setting {name!r}")

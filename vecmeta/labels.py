@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vecmeta.catalogue.items import ItemStore
 from vecmeta.errors import EncoderUnavailable, InvalidConfig
 from vecmeta.finetune import Examples, labelled
-from vecmeta.judged import Taught
+from vecmeta.finetune.examples import checked
+from vecmeta.judged import Taught, resolve
 from vecmeta.spaces import Space, content_of
 from vecmeta.types import Content, Item
 
@@ -35,8 +38,59 @@ def contents_of(space: Space, taught: Taught) -> list[Content]:
     return found
 
 
-def field_taught(items: ItemStore, field: str, seed: int) -> tuple[Taught, Examples | None]:
-    """The values of a metadata field as though they had been judged, of EXAMINED items at most; the other labelled items as examples.
+def examples_of(space: Space, taught: Taught, y: NDArray[np.float32], more: Examples | None = None) -> Examples:
+    """What judgements y (N, C) of `taught` say, as examples; and further labelled items of the same classes."""
+    contents = contents_of(space, taught)
+    members = [np.flatnonzero(column > 0) for column in y.T]
+    against = [np.flatnonzero(column < 0) for column in y.T]
+    asks = np.where((taught.asked >= 0) & (y.max(0, initial=0) > 0), taught.asked, -1)
+    if more is not None:  # of the same classes; what is held out whole stays so
+        held_out = {name for name, rows in zip(taught.columns, members, strict=True) if not len(rows)}
+        shift = len(contents)
+        by_name = dict(zip(more.classes, more.members, strict=True))
+        members = [
+            np.concatenate((rows, by_name.get(name, np.empty(0, np.int64)) + shift)) if name not in held_out else rows
+            for name, rows in zip(taught.columns, members, strict=True)
+        ]
+        contents = [*contents, *more.contents]
+    used = [place for place, rows in enumerate(members) if len(rows)]
+    about = {"collection": space.contents.name, "classes_held_out": len(members) - len(used)}
+    return Examples(
+        tuple(contents), tuple(taught.columns[c] for c in used), tuple(members[c] for c in used), tuple(against[c] for c in used),
+        asks[used], about,
+    )  # fmt: skip
+
+
+def source_examples(space: Space, field: str | None) -> Examples:
+    """All labelled items of another collection, by a metadata field or by its judgements. Raises InvalidConfig."""
+    name = space.contents.name
+    assert isinstance(space.items, ItemStore)
+    if field is not None:
+        _, found = field_examples(space.items, field)
+        return replace(found, about={"collection": name, "field": field})
+    taught = resolve(space.items, space.log)
+    if not taught.columns:
+        raise InvalidConfig(
+            f"the collection {name!r} has no judgements to learn from; give source='{name}:FIELD' for a metadata field"
+        )
+    return checked(examples_of(space, taught, taught.y))
+
+
+def without(examples: Examples, contents: set[Content]) -> Examples:
+    """The examples but for those of some contents; `about` counts them as "held_out". Raises InvalidConfig when nothing is left."""
+    keep = np.array([content not in contents for content in examples.contents], bool)
+    if keep.all():
+        return examples
+    left = examples.part(keep)
+    used = [place for place, rows in enumerate(left.members) if len(rows)]
+    members, against = (tuple(listed[place] for place in used) for listed in (left.members, left.against))
+    about = {**left.about, "held_out": int((~keep).sum())}
+    return checked(replace(left, classes=tuple(left.classes[c] for c in used), members=members, against=against, asks=left.asks[used],
+                           about=about))  # fmt: skip
+
+
+def field_examples(items: ItemStore, field: str) -> tuple[list[str], Examples]:
+    """All items with a metadata field, whose values are the classes: their ids, and examples.
 
     A list puts an item into several classes; items without the field, or with null or "", are unlabelled.
 
@@ -54,7 +108,16 @@ def field_taught(items: ItemStore, field: str, seed: int) -> tuple[Taught, Examp
             values.append(value)
     if not ids:
         raise InvalidConfig(f"no item has a metadata field {field!r}; fields: {', '.join(sorted(keys)[:20]) or 'none'}")
-    found = labelled(contents, values)
+    return ids, labelled(contents, values)
+
+
+def field_taught(items: ItemStore, field: str, seed: int) -> tuple[Taught, Examples | None]:
+    """The values of a metadata field as though they had been judged, of EXAMINED items at most; the other labelled items as examples.
+
+    Raises as `field_examples`.
+    """
+    ids, found = field_examples(items, field)
+    contents = found.contents
     order = np.random.default_rng(seed).permutation(len(ids))
     part = np.sort(order[:EXAMINED])
     names = [ids[row] for row in part]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,11 +16,11 @@ from vecmeta.catalogue.versions import VersionStore
 from vecmeta.contents import OWN, Contents
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.servings import Servings
-from vecmeta.spaces import Spaces
+from vecmeta.spaces import Space, Spaces
 from vecmeta.types import Decision, Judgement, Progress, Report, Understood, Version
 
 if TYPE_CHECKING:
-    from vecmeta.finetune import Mode
+    from vecmeta.finetune import Examples, Mode
 
 BASE = "the untouched encoder"
 
@@ -30,11 +30,12 @@ class Teaching:
 
     def __init__(
         self, row: CollectionRow, items: ItemStore, log: JudgementLog, versions: VersionStore, contents: Contents, spaces: Spaces,
-        servings: Servings, shares: TrafficStore, device: str,
+        servings: Servings, shares: TrafficStore, device: str, others: Callable[[str], Teaching],
     ) -> None:  # fmt: skip
+        """``others`` opens another collection of the database."""
         self.row = row
         self._items, self._log, self._versions, self._contents = items, log, versions, contents
-        self._spaces, self._servings, self._shares, self._device = spaces, servings, shares, device
+        self._spaces, self._servings, self._shares, self._device, self._others = spaces, servings, shares, device, others
         self._adapting = threading.Lock()
 
     @property
@@ -119,6 +120,7 @@ class Teaching:
         *,
         transfer: str | Sequence[str] = (),
         field: str | None = None,
+        source: str | Examples | None = None,
         method: str = "maml",
         config: Mapping[str, Any] | None = None,
         dry_run: bool = False,
@@ -135,8 +137,11 @@ class Teaching:
 
         Args:
             mode: "features", "lora" or "full"; see `vecmeta.finetune.FinetuneConfig`.
-            transfer: any of "representation", "parameters" and "relations", whose unlabelled contents are the collection's own.
+            transfer: any of "representation", "parameters", "instances" and "relations"; unlabelled contents are the collection's own.
             field: learn from this metadata field, whose values are the classes, instead of from the judgements.
+            source: labelled contents of another domain, for "instances", which learns from those like this collection's, and for
+                "representation": 'NAME' of another collection, whose judgements count, or 'NAME:FIELD' with a metadata field of it; or
+                examples, see `vecmeta.finetune.read_examples`.
             method: of the head on top, as in `adapt`.
             config: further settings of `FinetuneConfig`, by name.
             dry_run: train, measure and report; nothing goes live or becomes a version.
@@ -150,7 +155,8 @@ class Teaching:
 
         Raises:
             InvalidConfig: own vectors, which have no contents to encode anew; settings out of range; one class only, or no two of one.
-            EncoderUnavailable: weights or a package are missing.
+            CollectionNotFound: no collection of that name is the source.
+            EncoderUnavailable: weights or a package are missing, or not even one content fits into memory.
             StorageFull and others: nothing became of it; the live version is untouched.
         """
         if self.row.spec == OWN:
@@ -160,9 +166,15 @@ class Teaching:
             )
         from vecmeta import finetuning
 
-        wish = finetuning.Wish(mode, transfer, field, method, config or {}, dry_run, seed, activate)
+        wish = finetuning.Wish(mode, transfer, field, method, config or {}, dry_run, seed, activate, source)
+
+        def other(name: str) -> Space:
+            return self._others(name)._spaces.own
+
         with self._adapting:
-            return finetuning.finetune(self.row, self._spaces, self._versions, self._servings, self._device, wish, progress)
+            return finetuning.finetune(
+                self.row, self._spaces, self._versions, self._servings, self._device, wish, other, progress
+            )
 
     # -- versions ------------------------------------------------------------------------------------------------------------
 

@@ -117,12 +117,14 @@ async def adapt(
 
 @collections.post("/finetune", responses={**outcomes(404, 409), **ACCEPTED})
 async def finetune(
-    body: FinetuneBody, _: Writer, collection: Named, service: Service, response: Response, prefer: Prefer = None
+    body: FinetuneBody, key: Writer, collection: Named, service: Service, response: Response, prefer: Prefer = None
 ) -> JobModel:
     """Start a fine-tuning of the collection's encoder, for where adapting its output is not enough; answers as `adapt` does.
 
     It takes minutes to hours. Searches go on under the live version until the new one measures better and has encoded the collection anew.
     """
+    if body.source is not None:
+        check(key, "read", body.source.partition(":")[0])
     return await _started(service, collection.name, "finetune", body.model_dump(exclude_unset=True), response, prefer)
 
 

@@ -97,9 +97,16 @@ class FinetuneBody(Model):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"dry_run": True}, {"mode": "lora", "transfer": ["relations"]}]})
     mode: Literal["features", "lora", "full"] = "full"
-    transfer: Annotated[list[Literal["representation", "parameters", "relations"]], Field(default_factory=list, max_length=3)]
+    transfer: Annotated[
+        list[Literal["representation", "parameters", "instances", "relations"]], Field(default_factory=list, max_length=4)
+    ]
     field: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = Field(
         None, description="learn from this metadata field instead of from the judgements"
+    )
+    source: Annotated[str, StringConstraints(min_length=1, max_length=319)] | None = Field(
+        None,
+        description="for the transfers `instances` and `representation`: NAME of a collection, whose judgements are learned from too, or "
+        "NAME:FIELD with a metadata field of it; the key has to reach it as well",
     )
     method: Annotated[str, StringConstraints(min_length=1, max_length=32)] = Field("maml", description="of the head on top")
     config: dict[str, int | float | str | None] = Field(

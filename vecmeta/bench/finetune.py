@@ -6,56 +6,40 @@ are then ranked by cosine; quality is MAP@R (Musgrave et al. 2020), the mean ove
 fed     held-out items of the labelled classes, among each other
 unfed   items of the classes that were held out whole, among each other
 mixed   all of them among all of them
+
+Seconds are those of learning, with all that belongs to it (measuring, loading and writing the encoder), from vectors of the untouched
+encoder, which a collection has. Bringing the result into one takes the time of encoding it anew, but for `adapt` and `features`.
 """
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import vecmeta as vm
+from vecmeta.bench.finetune_trial import BACKGROUND, METHODS, Base, Trial, read
 from vecmeta.bench.machine import machine
 from vecmeta.bench.measured import PARTS, ROWS_PER_CLASS, WAYS
-from vecmeta.bench.sets import NO_LABEL
 from vecmeta.encoders import open_encoder
 from vecmeta.encoders.protocol import Encoder
-from vecmeta.evaluate import Floats, map_at_r_by_labels
-from vecmeta.finetune import FinetuneConfig, finetune, labelled
-from vecmeta.meta.episodes import Episode, statistics
-from vecmeta.meta.fitting import fit, start_of
-from vecmeta.meta.sets import CONTENT_COLUMNS
-from vecmeta.types import Content, Keys, Progress, Vectors
+from vecmeta.encoders.weights import torch_device
+from vecmeta.finetune import FinetuneConfig
+from vecmeta.types import Progress
 
 SETS = ("clinc150:label", "trec:label", "caltech101:label", "emoji:label")
 SHOTS: tuple[int, ...] = (5, 20, 0)  # 0: all there are
 SEEDS = 3
-ADAPT = "adapt"
-TRAININGS: dict[str, dict[str, Any]] = {
-    "features": {"mode": "features"},
-    "lora": {"mode": "lora"},
-    "full": {"mode": "full"},
-    "full + L2-SP": {"mode": "full", "transfer": ("parameters",)},
-    "full + relations": {"mode": "full", "transfer": ("relations",)},
-}
-METHODS = (ADAPT, *TRAININGS)
-LEAST = ROWS_PER_CLASS + 5  # rows of a class that takes part
-BACKGROUND = 1000  # other rows: what a head's statistics are of, and what relations are kept of
+# What a cell takes, of what "features" with few labels takes: a first guess, until cells like it were measured.
+_GUESSES = {"adapt": 0.2, "features": 1.0, "lora": 20.0, "full": 20.0, "full + L2-SP": 22.0, "full + relations": 40.0}
+_MORE = {0: 6.0}  # times as much, with so many labels of a class
+_PICTURES = 4.0
 
-
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """Contents of a set, and a label each."""
-
-    name: str
-    contents: list[Content]
-    labels: NDArray[np.str_]
+Runs = list[dict[str, Any]]
 
 
 def run(
@@ -67,9 +51,11 @@ def run(
     seeds: int = SEEDS,
     settings: dict[str, Any] | None = None,
     device: str = "auto",
+    earlier: Mapping[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Run the benchmark.
+    """Run the benchmark: one seed of everything, then the next, so that whatever was interrupted tells something of all.
 
     Args:
         data_sets: the folder of data sets, NAME/data.parquet.
@@ -78,12 +64,15 @@ def run(
         shots: labelled items of a class; 0 is all there are.
         seeds: repetitions, each with other classes and items.
         settings: of `FinetuneConfig` for every training, such as fewer steps for a slow machine.
+        earlier: what an earlier run returned or kept: its cells are not measured again, and stay.
+        keep: called with what would be returned whenever a cell has been measured.
+        progress: called with seconds gone and seconds in all, as far as they can be foreseen.
 
     Returns:
-        {"machine", "settings", "rows": [one per set x shots x method], "means": [one per shots x method]}.
+        {"machine", "settings", "runs": [one per cell], "rows": [one per set x shots x method], "means": [one per shots x method]}.
 
     Raises:
-        InvalidConfig: a method or set that is not there.
+        InvalidConfig: a method or set that is not there; `earlier` is of another machine or of other settings.
     """
     wanted = list(methods or METHODS)
     for name in wanted:
@@ -92,130 +81,122 @@ def run(
     FinetuneConfig(**(settings or {}))
     if seeds < 1 or not shots or min(shots) < 0:
         raise vm.InvalidConfig(f"seeds are a number from 1 and shots from 0 (all), not {seeds} and {list(shots)}")
-    sources = [read(data_sets, name) for name in (sets or SETS)]
-    runs: list[dict[str, Any]] = []
-    done, total = 0, len(sources) * len(shots) * seeds * len(wanted)
-    for source in sources:
-        encoder = open_encoder("text" if isinstance(source.contents[0], str) else "image", device=device)
-        for few in shots:
-            for seed in range(seeds):
-                trial = Trial(source, encoder, few, seed)
-                for name in wanted:
-                    if progress is not None:
-                        progress("runs", done, total)
-                    runs.append({"set": source.name, "shots": few, "seed": seed, "method": name, **trial(name, settings or {})})
-                    done += 1
-    if progress is not None:
-        progress("runs", total, total)
-    rows = [_mean(group, ("set", "shots", "method")) for group in _grouped(runs, ("set", "shots", "method"))]
-    return {
-        "machine": machine(),
-        "settings": {
-            "seeds": seeds,
-            "shots": list(shots),
-            "ways": WAYS,
-            "rows_per_class": ROWS_PER_CLASS,
-            "config": settings or {},
-        },
-        "runs": runs,
-        "rows": rows,
-        "means": [_mean(group, ("shots", "method")) for group in _grouped(rows, ("shots", "method"))],
+    where = torch_device(device)
+    said = {
+        "ways": WAYS,
+        "rows_per_class": ROWS_PER_CLASS,
+        "background": BACKGROUND,
+        "device": where,
+        "config": settings or {},
     }
-
-
-def read(data_sets: Path, name: str) -> Labels:
-    """A set's contents and labels; unlabelled rows keep the label "". Raises InvalidConfig."""
-    import pyarrow.parquet as pq
-
-    folder, _, column = name.partition(":")
-    column, path = column or "label", data_sets / folder / "data.parquet"
-    if not path.is_file():
-        raise vm.InvalidConfig(f"no data set {folder!r}: there is no file {path}")
-    known = pq.read_schema(path).names
-    content = next((c for c in CONTENT_COLUMNS if c in known), None)
-    if content is None or column not in known:
-        raise vm.InvalidConfig(f"data set {folder!r} needs contents and the column {column!r}; it has {', '.join(known)}")
-    table = pq.read_table(path, columns=[content, column]).to_pydict()
-    pairs = [
-        (c, label) for c, label in zip(table[content], table[column], strict=True) if c and (not isinstance(c, str) or c.strip())
-    ]
-    labels = ["" if label is None or str(label) in NO_LABEL else str(label) for _, label in pairs]
-    return Labels(name, [c for c, _ in pairs], np.array(labels))
-
-
-class Trial:
-    """One choice of classes and items: what is labelled, what is asked, and what the untouched encoder answers."""
-
-    def __init__(self, source: Labels, encoder: Encoder, shots: int, seed: int) -> None:
-        rng = np.random.default_rng(seed)
-        names, counts = np.unique(source.labels[source.labels != ""], return_counts=True)
-        usable = rng.permutation(names[counts >= LEAST])
-        ways = min(WAYS, len(usable) // 2)
-        if ways < 2:
-            raise vm.InvalidConfig(f"{source.name} has fewer than four classes of {LEAST} items")
-        self.taught, others = usable[:ways], usable[ways : 2 * ways]
-        asked, given = list[Keys](), list[Keys]()
-        for name in (*self.taught, *others):
-            rows = rng.permutation(np.flatnonzero(source.labels == name))
-            asked.append(rows[:ROWS_PER_CLASS])
-            if name in self.taught:
-                rest = rows[ROWS_PER_CLASS:]
-                given.append(rest[:shots] if shots else rest)
-        self._source, self._encoder, self._seed = source, encoder, seed
-        self._asked, self._given = np.concatenate(asked), np.concatenate(given)
-        self._free = np.setdiff1d(np.arange(len(source.labels)), np.concatenate((self._asked, self._given)))
-        self._free = np.sort(rng.permutation(self._free)[:BACKGROUND])
-        self._base = self._quality(encoder.encode(self._contents(self._asked)))
-
-    def __call__(self, method: str, settings: dict[str, Any]) -> dict[str, float]:
-        """Figures of one method: quality before and after, seconds, and what a head on top of the encoder brings."""
-        if method == ADAPT:
-            x, free = (self._encoder.encode(self._contents(rows)) for rows in (self._given, self._free))
-            begin = time.perf_counter()
-            head = self._head(x, free)
-            seconds = time.perf_counter() - begin
-            after = self._quality(head.project(self._encoder.encode(self._contents(self._asked))))
-            return {"labels": float(len(self._given)), "seconds": seconds, **self._changes(after)}
-        about = TRAININGS[method]
-        config = FinetuneConfig(**{**settings, **about, "seed": self._seed})
-        examples = labelled(self._contents(self._given), self._source.labels[self._given].tolist())
-        free_contents = self._contents(self._free)
+    head = {"machine": machine(), "settings": said}
+    runs: Runs = [] if earlier is None else _agreed(earlier, head)
+    sources = {name: read(data_sets, name) for name in (sets or SETS)}
+    kinds = {name: source.kind for name, source in sources.items()}
+    there = {_key(entry) for entry in runs}
+    todo = [key for key in product(range(seeds), sources, shots, wanted) if key not in there]
+    clock = _Clock(todo, runs, kinds, progress)
+    encoders: dict[str, Encoder] = {}
+    bases: dict[str, Base] = {}
+    trials: dict[tuple[int, str, int], Trial] = {}
+    for key in todo:
+        seed, name, few, method = key
+        clock.next(key)
+        if name not in bases:
+            kind = kinds[name]
+            if kind not in encoders:
+                encoders[kind] = open_encoder(kind, device=where)
+            bases[name] = Base(sources[name], encoders[kind], where)
+        if key[:3] not in trials:
+            trials = {key[:3]: Trial(bases[name], few, seed)}  # the one before is not asked again
         begin = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix="vecmeta-bench-") as folder:
-            needed = free_contents if "relations" in config.transfer else []
-            facts = finetune(self._encoder, examples, Path(folder, "encoder"), config, unlabelled=needed)
-            seconds = time.perf_counter() - begin
-            tuned = open_encoder(str(Path(folder, "encoder")), device="auto")
-            z, x, free = (tuned.encode(self._contents(rows)) for rows in (self._asked, self._given, self._free))
-        head = self._head(x, free)
-        found = {"labels": float(len(self._given)), "seconds": seconds, "steps": float(facts["scores"]["steps"])}
-        found |= self._changes(self._quality(z))
-        return found | {
-            f"{key}_with_head": value for key, value in self._changes(self._quality(head.project(z))).items() if "gain" in key
-        }
+        found = trials[key[:3]](method, settings or {}, clock.tell)
+        cell = {"wall": time.perf_counter() - begin}
+        runs.append({"set": name, "shots": few, "seed": seed, "method": method, **found, **cell})
+        clock.done(runs)
+        if keep is not None:
+            keep({**head, **_told(runs)})
+    return {**head, **_told(runs)}
 
-    def _contents(self, rows: Keys) -> list[Content]:
-        return [self._source.contents[row] for row in rows.tolist()]
 
-    def _head(self, x: Vectors, free: Vectors) -> Any:
-        y = (self._source.labels[self._given][:, None] == self.taught[None, :]).astype(np.float32)
-        return fit(start_of("maml"), Episode(x, y), statistics(free, len(self._source.labels), self._seed), seed=self._seed)
+def _key(entry: Mapping[str, Any]) -> tuple[int, str, int, str]:
+    return entry["seed"], entry["set"], entry["shots"], entry["method"]
 
-    def _quality(self, z: Vectors) -> dict[str, Floats]:
-        labels = self._source.labels[self._asked]
-        names = np.unique(labels)
-        y = (labels[:, None] == names[None, :]).astype(np.float32)
-        taught = np.isin(labels, self.taught)
-        parts = {"fed": taught, "mixed": np.ones(len(z), bool), "unfed": ~taught}
-        return {part: map_at_r_by_labels(z[rows], y[rows]) for part, rows in parts.items()}
 
-    def _changes(self, after: dict[str, Floats]) -> dict[str, float]:
-        found: dict[str, float] = {}
-        for part in PARTS:
-            gain = after[part] - self._base[part]
-            found |= {f"{part}_base": float(self._base[part].mean()), f"{part}_gain": float(gain.mean())}
-            found[f"{part}_worse_02"] = float((gain < -0.02).mean())
-        return found
+def _agreed(earlier: Mapping[str, Any], head: Mapping[str, Any]) -> Runs:
+    """The cells of an earlier run. Raises InvalidConfig when they are no company for new ones."""
+    try:
+        theirs = (earlier["machine"]["machine"], earlier["settings"])
+        runs = [dict(entry) for entry in earlier["runs"]]
+        for entry in runs:
+            _key(entry)
+    except (KeyError, TypeError) as error:
+        raise vm.InvalidConfig(f"what is there holds no figures of this benchmark: {error!r}") from error
+    ours = (head["machine"]["machine"], head["settings"])
+    for what, old, new in zip(("on another machine", "with other settings"), theirs, ours, strict=True):
+        if old != new:
+            raise vm.InvalidConfig(f"what is there was measured {what}, {old!r} and not {new!r}: give another file")
+    return runs
+
+
+class _Clock:
+    """Seconds gone, and those that are left as far as cells like them tell."""
+
+    def __init__(
+        self, todo: Sequence[tuple[int, str, int, str]], runs: Runs, kinds: Mapping[str, str], progress: Progress | None
+    ) -> None:
+        self._todo, self._kinds, self._progress = list(todo), kinds, progress
+        self._count, self._begin, self._stage = 0, time.perf_counter(), ""
+        self._left = 0.0
+        self._started = self._begin
+        self._foresee(runs)
+
+    def next(self, key: tuple[int, str, int, str]) -> None:
+        """A cell begins."""
+        _, name, few, method = key
+        self._stage = f"seconds: cell {self._count + 1} of {len(self._todo)}, {name}, {few or 'all'} per class, {method}"
+        self._started = time.perf_counter()
+        self.tell()
+
+    def done(self, runs: Runs) -> None:
+        """A cell has been measured."""
+        self._count += 1
+        self._foresee(runs)
+        self.tell()
+
+    def tell(self, *_: Any) -> None:
+        """As the `Progress` of whatever runs within a cell."""
+        if self._progress is not None:
+            now = time.perf_counter()
+            running = now - self._started if self._count < len(self._todo) else 0.0
+            left = max(self._left - running, 1.0 if self._count < len(self._todo) else 0.0)
+            self._progress(self._stage, round(now - self._begin), round(now - self._begin + left))
+
+    def _foresee(self, runs: Runs) -> None:
+        like: dict[tuple[str, int, str], list[float]] = {}
+        for entry in runs:
+            like.setdefault((entry["set"], entry["shots"], entry["method"]), []).append(entry["wall"])
+        scales = [
+            float(np.mean(walls)) / self._guess(key) for key, walls in like.items() if key[0] in self._kinds and key[2] != "adapt"
+        ]
+        scale = float(np.mean(scales)) if scales else 2.0
+        rest = [key[1:] for key in self._todo[self._count :]]
+        self._left = sum(float(np.mean(like[key])) if key in like else scale * self._guess(key) for key in rest)
+        self._started = time.perf_counter()
+
+    def _guess(self, key: tuple[str, int, str]) -> float:
+        name, few, method = key
+        return _GUESSES[method] * _MORE.get(few, 1.0) * (_PICTURES if self._kinds[name] == "image" else 1.0)
+
+
+def _told(runs: Runs) -> dict[str, Any]:
+    """All cells, and their means."""
+    names = list(dict.fromkeys([*SETS, *(entry["set"] for entry in runs)]))
+    ordered = sorted(runs, key=lambda e: (names.index(e["set"]), e["shots"] or np.inf, METHODS.index(e["method"]), e["seed"]))
+    rows = [_mean(group, ("set", "shots", "method")) for group in _grouped(ordered, ("set", "shots", "method"))]
+    by_shots = sorted(rows, key=lambda row: (row["shots"] or np.inf, METHODS.index(row["method"])))
+    means = [_mean(group, ("shots", "method")) for group in _grouped(by_shots, ("shots", "method"))]
+    return {"runs": ordered, "rows": rows, "means": means}
 
 
 def _grouped(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[dict[str, Any]]]:
@@ -229,6 +210,7 @@ def _mean(group: Sequence[dict[str, Any]], keys: Sequence[str]) -> dict[str, Any
     """Means of the figures, and for gains half the width of the 95 % interval over the group (normal), None for one run."""
     figures = [key for key, value in group[0].items() if isinstance(value, float) and not key.endswith("_half")]
     out = {**{key: group[0][key] for key in keys}, **{key: float(np.mean([row[key] for row in group])) for key in figures}}
+    out["of"] = len(group)
     for part in PARTS:
         gains = [row[f"{part}_gain"] for row in group]
         out[f"{part}_half"] = float(1.96 * np.std(gains, ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else None

@@ -11,12 +11,11 @@ import numpy as np
 from sqlalchemy import and_, delete, insert, select
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.lists import among
 from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import encoders, encodings, items, queries, query_encodings, version_encoders
 from vecmeta.errors import EncoderUnavailable
 from vecmeta.types import Vectors
-
-_IN = 500  # values in one IN (…)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,26 +86,19 @@ class EncoderStore:
         """The vectors of those of the items that were encoded as they are now, by key."""
         e = encodings.c
         same = and_(items.c.key == e.key, items.c.digest == e.digest)
-        found: dict[int, bytes] = {}
+        query = select(e.key, e.vector).join_from(encodings, items, same).where(e.encoder == number)
         with self._engine.reading() as connection:
-            for start in range(0, len(keys), _IN):
-                query = select(e.key, e.vector).join_from(encodings, items, same)
-                part = query.where(e.encoder == number, e.key.in_(keys[start : start + _IN]))
-                found.update((row[0], row[1]) for row in connection.execute(part))
-        return found
+            return {row[0]: row[1] for row in among(connection, query, e.key, keys)}
 
     def contents(self, keys: Sequence[int]) -> list[Stored]:
         """The contents of the items that are still there."""
         c = items.c
-        found: list[Stored] = []
+        query = select(c.key, c.id, c.digest, c.text, c.blob)
         with self._engine.reading() as connection:
-            for start in range(0, len(keys), _IN):
-                query = select(c.key, c.id, c.digest, c.text, c.blob).where(c.key.in_(keys[start : start + _IN]))
-                found += (
-                    Stored(r[0], r[1], r[2], self._engine.text_out(r[3]) if r[4] is None else r[4])
-                    for r in connection.execute(query)
-                )
-        return found
+            return [
+                Stored(key, id, digest, self._engine.text_out(text) if blob is None else blob)
+                for key, id, digest, text, blob in among(connection, query, c.key, keys)
+            ]
 
     def keep(self, number: int, contents: Sequence[Stored], vectors: Vectors) -> None:
         """Store vectors (n, dim) of contents; of those that were changed or deleted meanwhile none."""
@@ -115,11 +107,8 @@ class EncoderStore:
             for c, v in zip(contents, vectors, strict=True)
         ]
         with self._engine.writing("encodings", self._id) as connection:
-            there: dict[int, bytes] = {}
-            for start in range(0, len(rows), _IN):
-                part = [c.key for c in contents[start : start + _IN]]
-                query = select(items.c.key, items.c.digest).where(items.c.key.in_(part))
-                there.update((row[0], row[1]) for row in connection.execute(query))
+            query = select(items.c.key, items.c.digest)
+            there = {row[0]: row[1] for row in among(connection, query, items.c.key, [c.key for c in contents])}
             rows = [row for row in rows if there.get(int(row["key"])) == row["digest"]]
             if rows:
                 statement = self._engine.upsert(encodings)
@@ -129,12 +118,9 @@ class EncoderStore:
     def keys_of(self, ids: Sequence[str]) -> dict[str, int]:
         """The keys of the items that are there, by id."""
         c = items.c
-        found: dict[str, int] = {}
+        query = select(c.id, c.key).where(c.collection == self._id)
         with self._engine.reading() as connection:
-            for start in range(0, len(ids), _IN):
-                query = select(c.id, c.key).where(c.collection == self._id, c.id.in_(ids[start : start + _IN]))
-                found.update((row[0], row[1]) for row in connection.execute(query))
-        return found
+            return {row[0]: row[1] for row in among(connection, query, c.id, ids)}
 
     # -- queries of judgements -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic_core import from_json  # as json.loads, whole numbers of any length included, in a third of the time
@@ -13,14 +13,13 @@ from sqlalchemy import Connection, and_, delete, func, insert, literal, or_, sel
 
 from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.lists import among, chunks
 from vecmeta.catalogue.recent import RecentRows, StoredRow
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.errors import CollectionNotFound
 from vecmeta.types import Described, Item, Keys, Matching, Vectors
 from vecmeta.where import Node
 
-T = TypeVar("T")
-_IN = 500  # values in one IN (…)
 _PAGE = 1024  # rows of a streamed read: 1.5 MB of vectors at 384 dimensions
 
 
@@ -81,7 +80,7 @@ class ItemStore:
         written = 0
         with self._engine.writing("items", self._id) as connection:
             revision = self._next_revision(connection)
-            for chunk in _chunks(rows, _PAGE):
+            for chunk in chunks(rows, _PAGE):
                 values = [(row.id, row.vector, row.metadata, row.digest, row.text, row.blob) for row in chunk]
                 self._engine.write_items(connection, self._id, revision, values)
                 written += len(chunk)
@@ -95,7 +94,7 @@ class ItemStore:
                 revision = self._next_revision(connection)
                 graves = [{"collection": self._id, "key": key, "revision": revision} for key in keys]
                 connection.execute(insert(tombstones), graves)
-                for chunk in _chunks(keys, _IN):
+                for chunk in chunks(keys):
                     connection.execute(delete(items).where(items.c.key.in_(chunk)))
         return len(keys)
 
@@ -170,12 +169,9 @@ class ItemStore:
 
     def vectors(self, keys: Keys) -> tuple[Keys, Vectors, list[str]]:
         """Of the given keys those still there, ascending: keys (n,), base vectors (n, dim), ids."""
-        found: list[tuple[int, bytes, str]] = []
+        query = select(items.c.key, items.c.vector, items.c.id)
         with self._engine.reading() as connection:
-            for chunk in _chunks(keys.tolist(), _IN):
-                query = select(items.c.key, items.c.vector, items.c.id).where(items.c.key.in_(chunk))
-                found += (tuple(row) for row in connection.execute(query))
-        found.sort()
+            found = sorted(tuple(row) for row in among(connection, query, items.c.key, keys.tolist()))
         return (
             np.array([row[0] for row in found], dtype=np.int64),
             np.frombuffer(b"".join(row[1] for row in found), dtype="<f4").reshape(-1, self._dim),
@@ -233,21 +229,9 @@ class ItemStore:
 
     def _by_id(self, connection: Connection, ids: Sequence[str], *columns: Any) -> Iterator[Any]:
         """Rows of `columns` (and a last one that is always 1, so that one column is still a tuple) of the ids that are there."""
-        for chunk in _chunks(ids, _IN):
-            query = select(*columns, literal(1)).where(items.c.collection == self._id, items.c.id.in_(chunk))
-            yield from connection.execute(query)
+        query = select(*columns, literal(1)).where(items.c.collection == self._id)
+        return among(connection, query, items.c.id, ids)
 
     def _item(self, id: str, metadata: str, text: str | None, blob: bytes | None) -> Item:
         content = self._engine.text_out(text) if blob is None else blob
         return Item(id, content, from_json(self._engine.json_out(metadata)))
-
-
-def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    chunk: list[T] = []
-    for value in values:
-        chunk.append(value)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk

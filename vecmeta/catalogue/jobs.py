@@ -279,7 +279,7 @@ def _eta(connection: Connection, row: Any, moment: datetime) -> float | None:
     alike = and_(_j.collection == row.collection, _j.kind == row.kind, whole)
     last = connection.scalar(select(_j.report).where(alike, _j.id != row.id).order_by(_j.finished.desc()).limit(1))
     if last is None:
-        return None
+        return _at_this_pace(row, moment)
     seconds = [float(last["seconds"].get(stage, 0.0)) for stage in _STAGES.values()]
     if row.state == "queued":
         due: datetime = aware(row.due)
@@ -291,3 +291,11 @@ def _eta(connection: Connection, row: Any, moment: datetime) -> float | None:
         elapsed = (moment - aware(row.started)).total_seconds() - sum(seconds[:place])
         left = seconds[place] - max(0.0, elapsed)
     return max(0.0, left) + sum(seconds[place + 1 :])
+
+
+def _at_this_pace(row: Any, moment: datetime) -> float | None:
+    """Seconds to the end of a training some of whose steps are done, which is most of a fine-tuning; None where nothing can be told."""
+    if row.kind != "finetune" or row.state != "adapting" or not row.done:
+        return None
+    elapsed: float = (moment - aware(row.started)).total_seconds()
+    return max(0.0, elapsed) * float(row.total - row.done) / float(row.done)

@@ -13,12 +13,12 @@ from itertools import islice
 from sqlalchemy import select
 
 from vecmeta.catalogue.engine import KEYS, Engine
+from vecmeta.catalogue.lists import chunks
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.types import Keys
 
 KEPT = 20_000  # rows
 LONGEST = 4_000  # characters of metadata and text of a row that is kept; at most 80 MB in all, a few as a rule
-AT_ONCE = 500  # keys in one IN (…)
 
 StoredRow = tuple[str, str, str | None, bytes | None]  # id, metadata as JSON, text, blob
 
@@ -84,8 +84,8 @@ class RecentRows:
         found: dict[int, StoredRow] = {}
         oldest: int | None = None
         text_out, json_out = self._engine.text_out, self._engine.json_out
-        for start in range(0, len(keys), AT_ONCE):
-            rows = self._engine.among(self._by_key, keys[start : start + AT_ONCE])
+        for part in chunks(keys):
+            rows = self._engine.among(self._by_key, part)
             for key, _, id, metadata, text, blob in rows:
                 found[key] = id, json_out(metadata), text_out(text), blob
             if rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from vecmeta.cli import render
 from vecmeta.cli.app import note, shared
-from vecmeta.cli.figures import measuring, told
+from vecmeta.cli.figures import earlier, kept, measuring, told
 
 SIGNED = "{:+.3f}".format
 
@@ -36,17 +37,23 @@ def bench_finetune(
         int | None,
         typer.Option(min=32, help="Pictures are learned from at this size. Default: the encoder's.", show_default=False),
     ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="What networks learn in: auto, fp32, bf16. Default: auto.", show_default=False)
+    ] = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="DIR", help="Draw a chart into this folder (PNG; needs the extra bench).")
     ] = None,
 ) -> None:
-    """Compare adapting with fine-tuning: quality of held-out items and held-out classes, against seconds."""
+    """Compare adapting with fine-tuning: quality of held-out items and held-out classes, against seconds.
+
+    It takes hours without a GPU. With --out, what was measured is kept as it goes: the same command goes on from there.
+    """
     from vecmeta.bench import charts, charts_finetune, finetune
 
     if plot is not None:
         charts.available()
-    given = {"steps": steps, "side": side}
-    with render.progress("runs") as progress:
+    given = {"steps": steps, "side": side, "precision": precision}
+    with render.renewed_progress() as progress:
         facts = finetune.run(
             data_sets,
             sets=set_names,
@@ -55,6 +62,8 @@ def bench_finetune(
             seeds=seeds,
             settings={name: value for name, value in given.items() if value is not None},
             device=shared(context).device,
+            earlier=earlier(context),
+            keep=partial(kept, context),
             progress=progress,
         )
     done = told(context, facts)
@@ -62,8 +71,24 @@ def bench_finetune(
         note(f"drew {charts_finetune.draw(facts, plot / 'finetune.png')}")
     if done:
         return
-    for few in facts["settings"]["shots"]:
+    for few in dict.fromkeys(row["shots"] for row in facts["means"]):
         render.show(_table(facts, few))
+    render.show(_means(facts))
+
+
+def _means(facts: dict[str, Any]) -> Any:
+    rows = [
+        (
+            str(row["shots"] or "all"),
+            row["method"],
+            *(f"{SIGNED(row[f'{part}_gain'])}" for part in ("fed", "mixed", "unfed")),
+            "" if "mixed_gain_with_head" not in row else SIGNED(row["mixed_gain_with_head"]),
+            f"{row['seconds']:.1f}",
+        )
+        for row in facts["means"]
+    ]
+    columns = ("labels per class", "method", "fed>", "mixed>", "unfed>", "mixed, head on top>", "seconds>")
+    return render.table(columns, rows, title="means over the sets: change of MAP@R")
 
 
 def _table(facts: dict[str, Any], shots: int) -> Any:

@@ -13,6 +13,7 @@ import typer
 
 from vecmeta.cli.app import print_json, shared
 from vecmeta.errors import InvalidConfig
+from vecmeta.meta.start import write_whole
 
 _KEY = "vecmeta.cli.figures"  # in the context of the call
 _OUT = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Also write all figures to this file (JSON).")]
@@ -39,20 +40,38 @@ def measuring(function: Callable[..., None]) -> Callable[..., None]:
 
 def told(context: typer.Context, facts: dict[str, Any]) -> bool:
     """Write the figures to ``--out``; with ``--json`` print them. Returns whether that was all that was wanted. Raises InvalidConfig."""
-    whole = {"benchmark": context.info_name, **facts}
-    out: Path | None = context.meta.get(_KEY)
-    if out is not None:
-        write_json(out, whole)
+    kept(context, facts)
     if shared(context).json:
-        print_json(whole)
+        print_json({"benchmark": context.info_name, **facts})
         return True
     return False
 
 
+def earlier(context: typer.Context) -> dict[str, Any] | None:
+    """What ``--out`` holds already of this benchmark, None if there is no such file. Raises InvalidConfig for one that holds others."""
+    out: Path | None = context.meta[_KEY]
+    if out is None or not out.exists():
+        return None
+    try:
+        facts = json.loads(out.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidConfig(f"--out {out} is there and cannot be read: {error}; give another file") from error
+    if not isinstance(facts, dict) or facts.get("benchmark") != context.info_name:
+        raise InvalidConfig(f"--out {out} is there and holds no figures of this benchmark; give another file")
+    return facts
+
+
+def kept(context: typer.Context, facts: dict[str, Any]) -> None:
+    """Write the figures so far to ``--out``, if that was given. Raises InvalidConfig."""
+    out: Path | None = context.meta[_KEY]
+    if out is not None:
+        write_json(out, {"benchmark": context.info_name, **facts})
+
+
 def write_json(path: Path, facts: dict[str, Any]) -> None:
-    """All figures of a benchmark as a file. Raises InvalidConfig when it cannot be written."""
+    """All figures of a benchmark as a file, whole or not at all. Raises InvalidConfig when it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+        write_whole(path, (json.dumps(facts, indent=1) + "\n").encode())
     except OSError as error:
         raise InvalidConfig(f"{path} cannot be written: {error.strerror}") from error

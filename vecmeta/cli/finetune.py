@@ -12,8 +12,8 @@ from vecmeta.cli.app import note, opened_collection, print_json, shared
 from vecmeta.errors import Cancelled
 
 if TYPE_CHECKING:
-    from vecmeta import Report
-    from vecmeta.finetune import Mode
+    from vecmeta import Collection, Report
+    from vecmeta.finetune import Examples, Mode
 
 _AFTER = "After an interruption"
 
@@ -56,7 +56,18 @@ def finetune(
         ),
     ] = None,
     source: Annotated[
-        list[str] | None, typer.Option("--source", metavar="FILE...", help="With files: labelled examples of another domain.")
+        list[str] | None,
+        typer.Option(
+            "--source", metavar="FILE...", help="Labelled examples of another domain, for instances and representation."
+        ),
+    ] = None,
+    source_collection: Annotated[
+        str | None,
+        typer.Option(
+            "--source-collection",
+            metavar="NAME[:FIELD]",
+            help="With --collection: the same from another collection, its judgements or a metadata field.",
+        ),
     ] = None,
     unlabelled: Annotated[
         list[str] | None, typer.Option("--unlabelled", metavar="FILE...", help="With files: contents whose labels do not matter.")
@@ -70,6 +81,9 @@ def finetune(
     steps: Annotated[int | None, typer.Option(min=1, help="Most steps. Default: by the examples.", show_default=False)] = None,
     rate: Annotated[float | None, typer.Option(help="Highest learning rate. Default: by the mode.", show_default=False)] = None,
     metric: Annotated[str, typer.Option(help="What an early stop watches: map or ndcg.")] = "map",
+    precision: Annotated[
+        str, typer.Option(help="What networks compute in: auto (half precision on a GPU), fp32, bf16 (anywhere).")
+    ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the split, the batches, new weights.")] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --collection: train and measure, bring nothing into the collection.")
@@ -83,12 +97,15 @@ def finetune(
         raise typer.BadParameter("give either labelled files or --collection", param_hint="FILE")
     if collection is None and out is None:
         raise typer.BadParameter("where is the encoder to be written? --out DIR", param_hint="--out")
-    odd = {"--out": out, "--source": source, "--unlabelled": unlabelled, "--label-column": label, "--content-column": content}
+    odd: dict[str, object] = {"--out": out, "--unlabelled": unlabelled, "--label-column": label, "--content-column": content}
     if collection is not None and (given := [name for name, value in odd.items() if value]):
         raise typer.BadParameter("is for files, not for a collection", param_hint=given[0])
-    if collection is None and (field is not None or dry_run):
-        raise typer.BadParameter("is for --collection", param_hint="--field" if field is not None else "--dry-run")
-    wish = {"steps": steps, "rate": rate, "metric": metric}
+    odd = {"--field": field, "--source-collection": source_collection, "--dry-run": dry_run}
+    if collection is None and (given := [name for name, value in odd.items() if value]):
+        raise typer.BadParameter("is for --collection", param_hint=given[0])
+    if source and source_collection:
+        raise typer.BadParameter("give one of --source and --source-collection", param_hint="--source")
+    wish = {"steps": steps, "rate": rate, "metric": metric, "precision": precision}
     settings = {name: value for name, value in wish.items() if value is not None}
     try:
         if collection is not None:
@@ -97,6 +114,7 @@ def finetune(
                     cast("Mode | None", mode),
                     transfer=tuple(transfer or ()),
                     field=field,
+                    source=_source(c, source) if source else source_collection,
                     config=settings,
                     dry_run=dry_run,
                     seed=seed,
@@ -115,6 +133,15 @@ def finetune(
         print_json({"out": str(out), **facts})
     else:
         _show(cast(Path, out), facts)
+
+
+def _source(collection: Collection, files: list[str]) -> Examples:
+    from vecmeta.errors import InvalidConfig
+    from vecmeta.finetune import read_examples
+
+    if collection.modality not in ("text", "image"):
+        raise InvalidConfig(f"the collection {collection.name!r} holds neither texts nor pictures")
+    return read_examples(files, collection.modality)
 
 
 def _from_files(

@@ -154,6 +154,7 @@ class TeachingVerbs(Speaker):
         *,
         transfer: str | Sequence[str] = (),
         field: str | None = None,
+        source: str | None = None,
         method: str = "maml",
         config: Mapping[str, Any] | None = None,
         dry_run: bool = False,
@@ -170,7 +171,7 @@ class TeachingVerbs(Speaker):
         """
         kinds = [transfer] if isinstance(transfer, str) else list(transfer)
         wish: dict[str, Any] = {"transfer": kinds, "method": method, "dry_run": dry_run, "seed": seed, "activate": activate}
-        given = {"mode": mode, "field": field, "config": None if config is None else dict(config)}
+        given = {"mode": mode, "field": field, "source": source, "config": None if config is None else dict(config)}
         wish |= {name: value for name, value in given.items() if value is not None}
         return (yield from self._reported("finetune", wish, progress))
 

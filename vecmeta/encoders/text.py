@@ -120,7 +120,7 @@ class TextEncoder:
             UndecodableContent: not a str, empty, only white space, too long, or with a lone surrogate; carries its `position`.
             EncoderUnavailable: weights or package missing.
         """
-        texts = [_checked(content, position) for position, content in enumerate(listed(contents, "text"))]
+        texts = [checked_text(content, position) for position, content in enumerate(listed(contents, "text"))]
         if not texts:
             return np.empty((0, self.dim), np.float32)
         loaded = self._model.get()
@@ -182,8 +182,8 @@ def _tokens(device: str) -> int:
     return min(_TOKENS_ON_GPU, max(1024, _TOKENS_PER_THREAD * torch.get_num_threads())) if device == "cpu" else _TOKENS_ON_GPU
 
 
-def _checked(content: Any, position: int) -> str:
-    """`content` if it is a text that can be encoded."""
+def checked_text(content: Any, position: int) -> str:
+    """`content` if it is a text that can be encoded. Raises UndecodableContent."""
     if not isinstance(content, str):
         raise UndecodableContent(f"text {position} must be a str, not {type(content).__name__}", position)
     if len(content) > MAX_TEXT_CHARS:

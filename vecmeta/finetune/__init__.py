@@ -9,16 +9,17 @@ from vecmeta.finetune.examples import Examples, labelled
 from vecmeta.finetune.reading import read_contents, read_examples
 
 if TYPE_CHECKING:
-    from vecmeta.finetune.recipe import checkpoint_of, finetune
+    from vecmeta.finetune.recipe import checkpoint_of, finetune, last_layer
 
 __all__ = [
-    "MODES", "TRANSFERS", "Examples", "FinetuneConfig", "Mode", "checkpoint_of", "finetune", "labelled", "read_contents", "read_examples",
+    "MODES", "TRANSFERS", "Examples", "FinetuneConfig", "Mode", "checkpoint_of", "finetune", "labelled", "last_layer", "read_contents",
+    "read_examples",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """What trains brings torch, which checking a request does without."""
-    if name in ("checkpoint_of", "finetune"):
+    if name in ("checkpoint_of", "finetune", "last_layer"):
         from vecmeta.finetune import recipe
 
         return getattr(recipe, name)

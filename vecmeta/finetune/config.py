@@ -11,6 +11,7 @@ Mode: TypeAlias = Literal["features", "lora", "full"]
 Transfer: TypeAlias = Literal["representation", "parameters", "instances", "relations"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 TRANSFERS: tuple[Transfer, ...] = get_args(Transfer)
+Precision: TypeAlias = Literal["auto", "fp32", "bf16"]
 
 _RATES: dict[str, float] = {"features": 1e-3, "lora": 1e-3, "full": 5e-5}  # of AdamW, at its highest
 _WEIGHTS = ("l2_sp", "relation_weight", "coral")
@@ -37,7 +38,7 @@ class FinetuneConfig:
     ``metric``          what an early stop watches on held-out examples: "map" (MAP@R) or "ndcg" (nDCG@10).
     ``holdout``         share of the examples that are held out for that, stratified by class.
     ``patience``        measurements without a gain after which it stops.
-    ``measurements``    how many there are, if it does not stop early.
+    ``measurements``    how many there are at most; fewer where more contents would be encoded to measure than to learn.
     ``layer_decay``     rate of a layer, of that of the layer above it ("full").
     ``unfreeze``        share of the steps after which all layers learn ("full").
     ``scale``           of cosines in the loss (sentence-transformers' MultipleNegativesRankingLoss; van den Oord et al. 2018).
@@ -45,6 +46,8 @@ class FinetuneConfig:
     ``l2_sp``, ``relation_weight``, ``coral``  weights of those losses.
     ``tokens``          of a text that are read in training, at most.
     ``side``            of pictures in training, pixels; None: as the encoder takes them.
+    ``precision``       what the network computes in, by torch's autocast: "auto" is bfloat16 on a GPU that has it, float16 with scaled
+                        gradients on an older one, and float32 elsewhere; "fp32" and "bf16" anywhere. Weights are float32 in any case.
     ``seed``            of the split, batches, dropout and new weights.
 
     Raises InvalidConfig.
@@ -68,6 +71,7 @@ class FinetuneConfig:
     coral: float = 30.0
     tokens: int = 128
     side: int | None = None
+    precision: Precision = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -76,6 +80,8 @@ class FinetuneConfig:
             raise InvalidConfig(f"mode {self.mode!r} is none of {', '.join(MODES)}")
         if self.metric not in ("map", "ndcg"):
             raise InvalidConfig(f"metric is 'map' or 'ndcg', not {self.metric!r}")
+        if self.precision not in get_args(Precision):
+            raise InvalidConfig(f"precision is one of {', '.join(get_args(Precision))}, not {self.precision!r}")
         whole = {"pairs": (2, 4096), "patience": (1, 1000), "measurements": (1, 1000), "rank": (1, 512), "tokens": (4, 8192),
                  "seed": (0, 2**63 - 1), "steps": (1, 10**7), "side": (32, 2048)}  # fmt: skip
         for name, (least, most) in whole.items():
@@ -117,10 +123,23 @@ def _transfers(given: Any) -> tuple[Transfer, ...]:
     return tuple(name for name in TRANSFERS if name in listed)
 
 
-def collections_transfers(given: Any) -> None:
-    """Raises InvalidConfig for a kind of transfer that a collection has not the data for."""
-    for name in _transfers(given):
-        if name == "instances":
-            raise InvalidConfig(
-                "transfer='instances' needs source examples, which a collection has not: use vecmeta.finetune, or `vecmeta finetune`"
-            )
+def collections_transfers(given: Any, source: object) -> None:
+    """Raises InvalidConfig when the kinds of transfer and the `source` examples that a collection is given (None: none) do not fit."""
+    kinds = _transfers(given)
+    if "instances" in kinds and source is None:
+        raise InvalidConfig(
+            "transfer='instances' needs source examples, which are learned from too: give source, 'NAME' of another collection (its "
+            "judgements) or 'NAME:FIELD' (its metadata)"
+        )
+    if source is not None and not {"instances", "representation"} & set(kinds):
+        raise InvalidConfig("source examples are for transfer='instances' and transfer='representation'; neither was asked for")
+
+
+def named_source(source: object) -> tuple[str, str | None]:
+    """The collection and the metadata field (None: its judgements) that 'NAME' or 'NAME:FIELD' means. Raises InvalidConfig."""
+    if not isinstance(source, str) or not source:
+        raise InvalidConfig(f"source is 'NAME' of a collection, or 'NAME:FIELD' with a metadata field of it, not {source!r}")
+    name, colon, field = source.partition(":")
+    if colon and not field:
+        raise InvalidConfig(f"source {source!r} names no metadata field: 'NAME:FIELD', or 'NAME' for the collection's judgements")
+    return name, field or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from vecmeta.encoders.image import DECODERS, LAST, ImageEncoder
 from vecmeta.encoders.pictures import open_picture
 from vecmeta.encoders.weights import to_device
 from vecmeta.finetune.config import FinetuneConfig
-from vecmeta.finetune.learner import Adapters, Named, by_depth
+from vecmeta.finetune.learner import WEIGHTS, Adapters, Named, by_depth
 from vecmeta.types import Keys
 
-WEIGHTS = "model.safetensors"
+KEPT = 2**30  # bytes of prepared pictures; one of 224 x 224 pixels has 600 kB
 SMALLEST = 0.6  # share of a picture's sides that a cut keeps at least
 _BLOCK = re.compile(r"^(?:layer|blocks\.)(\d+)\.")
 _TOP = 10**6
@@ -33,9 +33,9 @@ class ImageLearner:
     """
 
     def __init__(self, encoder: ImageEncoder, pool: Sequence[Any], config: FinetuneConfig) -> None:
-        network, self._prepare, self.device = encoder.plain()
+        network, prepare, self.device = encoder.plain()
         self._network = network.to(memory_format=torch.channels_last)
-        self._pool, self._encoder, self._side = pool, encoder, config.side
+        self._pictures, self._encoder, self._side = _Prepared(pool, prepare), encoder, config.side
         self.module: nn.Module = _StillNorms(network)
         self._adapters: Adapters | None = None
         last = f"{LAST[encoder.architecture]}."
@@ -65,8 +65,7 @@ class ImageLearner:
 
     def vectors(self, rows: Keys, rng: np.random.Generator | None) -> Tensor:
         """(b, dim) unit rows; with a generator of pictures cut to a part of them and half of them turned left to right."""
-        with ThreadPoolExecutor(DECODERS) as decoders:
-            images = list(decoders.map(lambda row: self._prepare(open_picture(self._pool[row], row)), rows.tolist()))
+        images = self._pictures.of(rows.tolist())
         if rng is not None:
             images = [_varied(image, rng, self._side) for image in images]
         pixels = torch.stack(images).contiguous(memory_format=torch.channels_last)  # (b, 3, h, w)
@@ -89,6 +88,13 @@ def write_with_layer(encoder: ImageEncoder, folder: Path, weight: Tensor) -> Non
     _write(network, folder, encoder, combined)
 
 
+def read_layer(folder: Path, architecture: str) -> Tensor:
+    """What `write_with_layer` put in the place of the classifier, (dim, dim)."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / WEIGHTS)[f"{LAST[architecture]}.weight"]
+
+
 def _write(network: Any, folder: Path, encoder: ImageEncoder, last: Tensor | None = None) -> None:
     """With a last layer in any case, the identity if nothing else, so that one way to load it fits all."""
     from safetensors.torch import save_file
@@ -100,6 +106,32 @@ def _write(network: Any, folder: Path, encoder: ImageEncoder, last: Tensor | Non
     state.setdefault(f"{name}.bias", torch.zeros(encoder.dim))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(state, folder / WEIGHTS)
+
+
+class _Prepared:
+    """Pictures of the pool as the network takes them, (3, h, w) each, decoded once as far as they fit into KEPT."""
+
+    def __init__(self, pool: Sequence[Any], prepare: Callable[[Any], Tensor]) -> None:
+        self._pool, self._prepare = pool, prepare
+        self._kept: dict[int, Tensor] = {}
+        self._bytes = 0
+
+    def of(self, rows: Sequence[int]) -> list[Tensor]:
+        missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
+        with ThreadPoolExecutor(DECODERS) as decoders:
+            made = dict(zip(missing, decoders.map(self._decoded, missing), strict=True))
+        found = [made[row] if row in made else self._kept[row] for row in rows]
+        for (
+            row,
+            image,
+        ) in made.items():  # those that came first stay: rows are drawn at random, so none is asked for sooner than another
+            if self._bytes + image.nbytes <= KEPT:
+                self._kept[row] = image
+                self._bytes += image.nbytes
+        return found
+
+    def _decoded(self, row: int) -> Tensor:
+        return self._prepare(open_picture(self._pool[row], row))
 
 
 class _StillNorms(nn.Module):

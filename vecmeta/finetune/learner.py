@@ -16,6 +16,7 @@ from vecmeta.errors import EncoderUnavailable
 from vecmeta.types import Keys, Vectors
 
 Named = list[tuple[str, Tensor]]
+WEIGHTS = "model.safetensors"
 
 
 class Learner(Protocol):

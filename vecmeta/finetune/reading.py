@@ -16,9 +16,9 @@ from vecmeta.types import Content
 
 
 def read_examples(
-    sources: Sequence[str | Path], encoder: Encoder, *, label: str | None = None, content: str | None = None
+    sources: Sequence[str | Path], encoder: Encoder | Kind, *, label: str | None = None, content: str | None = None
 ) -> Examples:
-    """Examples of the encoder's kind from JSON lines, CSV, TSV, Parquet, or folders of pictures, FOLDER/LABEL/picture.jpg.
+    """Examples from JSON lines, CSV, TSV, Parquet, or folders of pictures, FOLDER/LABEL/picture.jpg, for an encoder of "text" or "image".
 
     Empty texts and pictures that cannot be decoded are left out; ``about`` counts them.
 
@@ -34,13 +34,15 @@ def read_examples(
     return labelled(found.contents, found.labels, about)
 
 
-def read_contents(sources: Sequence[str | Path], encoder: Encoder, *, content: str | None = None) -> list[Content]:
+def read_contents(sources: Sequence[str | Path], encoder: Encoder | Kind, *, content: str | None = None) -> list[Content]:
     """Contents alone, whatever their labels; as `read_examples`."""
     usable = lambda picture: open_picture(picture, 0)  # noqa: E731
     return read_labelled(sources, _kind(encoder), content=content, usable=usable, unlabelled=True).contents
 
 
-def _kind(encoder: Encoder) -> Kind:
+def _kind(encoder: Encoder | Kind) -> Kind:
+    if isinstance(encoder, str):
+        return encoder
     if encoder.modality == "vector":
         raise InvalidConfig("own vectors have no encoder that could be fine-tuned; give an encoder of texts or pictures")
     return encoder.modality

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,24 @@ from vecmeta.encoders import ImageEncoder, TextEncoder
 from vecmeta.encoders.model_folder import FACTS, FORMAT, facts_of, model_files
 from vecmeta.encoders.parts import encoded
 from vecmeta.encoders.protocol import Encoder
+from vecmeta.encoders.text import checked_text
 from vecmeta.encoders.weights import file_sha256, files_sha256
-from vecmeta.errors import AlreadyExists, InvalidConfig, StorageFull, StorageReadOnly
-from vecmeta.evaluate import map_at_r, ndcg
+from vecmeta.errors import AlreadyExists, EncoderUnavailable, InvalidConfig, StorageFull, StorageReadOnly, UndecodableContent
 from vecmeta.finetune import image, text
 from vecmeta.finetune.batches import Batches
 from vecmeta.finetune.config import FinetuneConfig
 from vecmeta.finetune.examples import Examples, checked, stratified
-from vecmeta.finetune.learner import LastLayer, Learner
+from vecmeta.finetune.learner import WEIGHTS, LastLayer, Learner
 from vecmeta.finetune.likeness import importance
-from vecmeta.finetune.training import Lesson, State, seeded, train
+from vecmeta.finetune.measuring import exam
+from vecmeta.finetune.training import Lesson, State, half_of, seeded, train
 from vecmeta.meta.start import write_whole
-from vecmeta.types import Content, Keys, Progress, Vectors
-
-MEASURED = {"text": (300, 1000), "image": (200, 400)}  # held-out queries, and what they are ranked among, at each measurement
+from vecmeta.types import Content, Progress, Vectors
 
 
 def finetune(
     encoder: Encoder, examples: Examples, out: Path, config: FinetuneConfig | None = None, *, unlabelled: Sequence[Content] = (),
-    source: Examples | None = None, progress: Progress | None = None,
+    source: Examples | None = None, base: Vectors | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Fine-tune an encoder and write it, with a record of it, into the folder `out`, which `open_encoder` reads.
 
@@ -51,6 +50,7 @@ def finetune(
         unlabelled: contents that are to keep their relations (transfer "relations"), or whose distribution is that of the target
             ("representation").
         source: labelled contents of another domain, for the transfers "instances" and "representation".
+        base: (n, dim), what the encoder makes of examples, unlabelled and source contents, one after the other, where that is known.
         progress: called with (stage, done, total); raise vecmeta.Cancelled in it to stop, the checkpoint stays.
 
     Returns:
@@ -58,6 +58,7 @@ def finetune(
 
     Raises:
         InvalidConfig: nothing to learn from, a transfer that lacks what it needs, an encoder that has no weights to train.
+        UndecodableContent: an empty text, a picture that cannot be decoded; `read_examples` leaves both out.
         EncoderUnavailable: weights or package missing, or not even the smallest batch fits into memory.
         AlreadyExists: `out` is there and is not what this call makes.
     """
@@ -74,14 +75,14 @@ def finetune(
         raise AlreadyExists(f"{out} is there already and was not made from the same data and settings: give another place")
     _writable(out.parent)
     pool = [*examples.contents, *unlabelled, *(source.contents if source else ())]
-    base = encoded(encoder, pool, "encoding", progress)
+    known = _known(encoder, pool, base, config, progress)
     split = stratified(examples, config.holdout, config.seed)
     if not any(len(rows) >= 2 for rows in split.learned.members):  # so few that nothing can be spared
         split = stratified(examples, 0.0, config.seed)
     with seeded(config.seed, 0, "cpu"):  # new weights of LoRA
-        learner = _learner(encoder, pool, base, config)
-    lesson = _lesson(split.learned, base, len(examples), len(unlabelled), source, config)
-    measure = _measure(examples, split.held_out, config.seed, encoder.modality)
+        learner = _learner(encoder, pool, known, config)
+    lesson = _lesson(split.learned, known, len(examples), len(unlabelled), source, config)
+    measure = exam(examples, split.held_out, config.seed, encoder.modality)
     checkpoint = checkpoint_of(out)
     state = train(learner, lesson, config, measure, checkpoint, digest, progress)
     facts = {
@@ -98,10 +99,23 @@ def finetune(
         "notes": _notes(state, config, split.held_out),
         "seconds": round(time.perf_counter() - begin, 1),
         "torch": torch.__version__,
+        "computed": {"device": learner.device, "type": str(half_of(config, learner.device) or torch.float32).removeprefix("torch.")},
     }  # fmt: skip
     _write(learner, encoder, out, facts)
     checkpoint.unlink(missing_ok=True)
     return facts_of(out) or facts
+
+
+def last_layer(folder: Path) -> Vectors:
+    """The layer (dim, dim) that mode "features" put after an encoder that had none: z = unit(x W'), x being what that encoder makes.
+
+    Raises EncoderUnavailable when the folder holds no such encoder.
+    """
+    facts = facts_of(folder)
+    if facts is None or facts["config"]["mode"] != "features":
+        raise EncoderUnavailable(f"{folder} holds no encoder with a last layer of its own")
+    weight = text.read_layer(folder) if facts["kind"] == "text" else image.read_layer(folder, facts["architecture"])
+    return np.asarray(weight.numpy(), np.float32)
 
 
 def checkpoint_of(out: Path) -> Path:
@@ -120,16 +134,34 @@ def _check(
         )
     checked(examples)
     right = str if encoder.modality == "text" else (bytes, Path)
-    for what, contents in (("example", examples.contents), ("unlabelled content", unlabelled)):
+    for what, contents in (("example", examples.contents), ("unlabelled content", unlabelled),
+                           ("source example", source.contents if source else ())):  # fmt: skip
         for row, content in enumerate(contents):
             if not isinstance(content, right):
                 raise InvalidConfig(f"{what} {row} is a {type(content).__name__}, and {encoder.name} takes {encoder.modality}s")
+            if isinstance(content, str):
+                try:
+                    checked_text(content, row)
+                except UndecodableContent as error:
+                    raise UndecodableContent(f"{what} {row}: {error}", row) from error
     if "instances" in config.transfer and source is None:
         raise InvalidConfig("transfer='instances' learns from source examples too, and none were given")
     if "representation" in config.transfer and source is None and not unlabelled:
         raise InvalidConfig(
             "transfer='representation' draws two distributions together: give source examples or unlabelled contents"
         )
+
+
+def _known(
+    encoder: Encoder, pool: Sequence[Content], base: Vectors | None, config: FinetuneConfig, progress: Progress | None
+) -> Vectors:
+    """What the untouched encoder makes of the pool, (n, dim); (0, dim) where nobody asks for it."""
+    if base is not None:
+        if np.shape(base) != (len(pool), encoder.dim):
+            raise InvalidConfig(f"base holds a vector of each content, ({len(pool)}, {encoder.dim}), not {np.shape(base)}")
+        return base
+    needed = config.mode == "features" or {"relations", "instances"} & set(config.transfer)
+    return encoded(encoder, pool if needed else (), "encoding", progress)
 
 
 def _learner(encoder: Encoder, pool: Sequence[Any], base: Vectors, config: FinetuneConfig) -> Learner:
@@ -150,16 +182,16 @@ def _lesson(
     batches = None
     if source is not None:
         shift = examples + unlabelled
-        moved = _shifted(source, shift, len(base))
+        count = shift + len(source)
+        moved = _shifted(source, shift, count)
         weights = None
         if "instances" in config.transfer:
-            weights = np.zeros(len(base))
+            weights = np.zeros(count)
             target = base[: examples + unlabelled]
             weights[shift:] = importance(base[shift:], target, config.seed)
         batches = Batches(moved, weights)
-    count = int(sum(len(rows) for rows in learned.members))
     teacher = base if "relations" in config.transfer else None
-    return Lesson(Batches(learned), batches, free, teacher, count)
+    return Lesson(Batches(learned), batches, free, teacher, int(sum(len(rows) for rows in learned.members)))
 
 
 def _shifted(source: Examples, by: int, count: int) -> Examples:
@@ -167,43 +199,6 @@ def _shifted(source: Examples, by: int, count: int) -> Examples:
     members, against = (tuple(rows + by for rows in listed) for listed in (source.members, source.against))
     asks = np.where(source.asks >= 0, source.asks + by, -1)
     return Examples((*[""] * (count - len(source)), *source.contents), source.classes, members, against, asks)
-
-
-def _measure(examples: Examples, held_out: Any, seed: int, kind: str) -> Callable[[Learner], dict[str, float]] | None:
-    """MAP@R and nDCG@10 of held-out examples among them and those learned from; None when nothing is held out."""
-    most_queries, most = MEASURED.get(kind, MEASURED["text"])
-    rng = np.random.default_rng((seed, 7))
-    in_a_class = np.zeros(len(examples), bool)
-    for rows in examples.members:
-        in_a_class[rows] = True
-    queries = np.flatnonzero(held_out & in_a_class)
-    if not len(queries):
-        return None
-    queries = np.sort(rng.permutation(queries)[:most_queries])
-    others = rng.permutation(np.setdiff1d(np.flatnonzero(in_a_class), queries))[: max(0, most - len(queries))]
-    rows = np.concatenate((queries, np.sort(others)))
-    y = examples.y(rows)
-    relevant = (y[: len(queries)] @ y.T) > 0
-    itself = np.arange(len(queries))
-
-    def measure(learner: Learner) -> dict[str, float]:
-        z = vectors_of(learner, rows)
-        found = map_at_r(z[: len(queries)], z, relevant, exclude=itself)
-        gains = relevant.astype(np.float64)
-        return {"map": _mean(found), "ndcg": _mean(ndcg(z[: len(queries)], z, gains, exclude=itself))}
-
-    return measure
-
-
-def vectors_of(learner: Learner, rows: Keys) -> Vectors:
-    """(n, dim) unit rows of contents of the pool, without gradients."""
-    parts = [learner.vectors(rows[start : start + 32], None).cpu().numpy() for start in range(0, len(rows), 32)]
-    return np.concatenate(parts).astype(np.float32)
-
-
-def _mean(values: Any) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else 0.0
 
 
 def _scores(state: State, config: FinetuneConfig) -> dict[str, Any]:
@@ -218,8 +213,8 @@ def _scores(state: State, config: FinetuneConfig) -> dict[str, Any]:
 
 def _notes(state: State, config: FinetuneConfig, held_out: Any) -> list[str]:
     notes = []
-    if state.halved:
-        notes.append(f"out of memory {state.halved} times: batches were halved to {state.pairs} pairs, from {config.pairs}")
+    if state.pairs < config.pairs:
+        notes.append(f"out of memory: batches were halved to {state.pairs} pairs, from {config.pairs}")
     if not held_out.any():
         notes.append("no class has three items, so nothing was held out: there was no early stop, and no score")
     elif state.best_step == 0:
@@ -235,7 +230,7 @@ def _write(learner: Learner, encoder: Encoder, out: Path, facts: dict[str, Any])
     try:
         learner.save(temporary)
         if isinstance(encoder, ImageEncoder):
-            sha256 = file_sha256(temporary / image.WEIGHTS)
+            sha256 = file_sha256(temporary / WEIGHTS)
             facts |= {"architecture": encoder.architecture, "ancestor": encoder.ancestor, "load": _how(encoder.architecture)}
         else:
             sha256 = files_sha256(temporary, model_files(temporary))
@@ -257,9 +252,9 @@ def _write(learner: Learner, encoder: Encoder, out: Path, facts: dict[str, Any])
 
 def _how(architecture: str) -> str:
     if architecture == "efficientnet-lite0":
-        return f"timm.create_model('tf_efficientnet_lite0', num_classes=1280), then load_state_dict of {image.WEIGHTS}"
+        return f"timm.create_model('tf_efficientnet_lite0', num_classes=1280), then load_state_dict of {WEIGHTS}"
     width = 512 if architecture == "resnet18" else 2048
-    return f"torchvision.models.{architecture}(num_classes={width}), then load_state_dict of {image.WEIGHTS}"
+    return f"torchvision.models.{architecture}(num_classes={width}), then load_state_dict of {WEIGHTS}"
 
 
 def _writable(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch.nn.functional import normalize
 from vecmeta.encoders.text import TextEncoder
 from vecmeta.encoders.weights import quiet, to_device
 from vecmeta.finetune.config import FinetuneConfig
-from vecmeta.finetune.learner import Adapters, Named, by_depth
+from vecmeta.finetune.learner import WEIGHTS, Adapters, Named, by_depth
 from vecmeta.types import Keys
 
 _DEPTH = re.compile(r"\.(?:layer|layers|h|block|blocks)\.(\d+)\.")
@@ -94,6 +95,15 @@ def write_with_layer(encoder: TextEncoder, folder: Path, weight: Tensor) -> None
     prompts = {"prompts": model.prompts, "default_prompt_name": model.default_prompt_name}
     with quiet():
         save_model(SentenceTransformer(modules=[*modules, last, Normalize()], device="cpu", **prompts), folder)
+
+
+def read_layer(folder: Path) -> Tensor:
+    """What `write_with_layer` put last, (dim, dim)."""
+    from safetensors.torch import load_file
+
+    modules = json.loads((folder / "modules.json").read_text("utf-8"))
+    path = [module["path"] for module in modules if module["type"].rpartition(".")[2] == "Dense"][-1]
+    return load_file(folder / path / WEIGHTS)["linear.weight"]
 
 
 def save_model(model: Any, folder: Path) -> None:

@@ -8,7 +8,7 @@ for texts, pictures and a last layer alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vecmeta.encoders.memory import halved
 from vecmeta.encoders.weights import half_precision
-from vecmeta.errors import EncoderUnavailable
 from vecmeta.finetune.batches import Batches
 from vecmeta.finetune.config import FinetuneConfig
 from vecmeta.finetune.learner import Learner
 from vecmeta.finetune.losses import coral, l2_sp, ranking_loss, relational, task_loss
+from vecmeta.finetune.measuring import Exam
 from vecmeta.meta.checkpoint import Checkpoint, load_checkpoint
 from vecmeta.types import Keys, Progress, Vectors
 
 WARMUP, LOWEST = 0.1, 0.05  # share of the steps in which the rate rises; what is left of it in the end
 CLIP = 1.0  # norm of a gradient
 LEAST_PAIRS = 2
-
-Measure = Callable[[Learner], dict[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +57,11 @@ class State:
     best_step: int = 0
     since: int = 0  # measurements without a gain
     done: bool = False
-    halved: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
 def train(
-    learner: Learner, lesson: Lesson, config: FinetuneConfig, measure: Measure | None, checkpoint: Path, digest: str,
+    learner: Learner, lesson: Lesson, config: FinetuneConfig, measure: Exam | None, checkpoint: Path, digest: str,
     progress: Progress | None,
 ) -> State:  # fmt: skip
     """Train, and leave the learner with the weights that measured best on held-out examples; without a `measure` with the last ones.
@@ -89,12 +87,14 @@ def train(
 
 class _Run:
     def __init__(
-        self, learner: Learner, lesson: Lesson, config: FinetuneConfig, measure: Measure | None, progress: Progress | None
+        self, learner: Learner, lesson: Lesson, config: FinetuneConfig, measure: Exam | None, progress: Progress | None
     ) -> None:
         self.learner, self.lesson, self.config, self.measure, self.progress = learner, lesson, config, measure, progress
         self.state = State(pairs=config.pairs)
         self.steps = config.steps_for(lesson.examples)
-        self.every = max(1, math.ceil(self.steps / config.measurements))
+        # No more contents are encoded to measure than to learn, where there are few steps.
+        least = 1 if measure is None else len(measure.rows) // (2 * config.pairs)
+        self.every = max(1, math.ceil(self.steps / config.measurements), least)
         self.layers = learner.layers()
         self.names = [name for layer in self.layers for name, _ in layer]
         self.values = [value for layer in self.layers for _, value in layer]
@@ -104,42 +104,31 @@ class _Run:
         # No decay towards zero: what pulls at pretrained weights is L2-SP, when it is asked for.
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         self.loss = ranking_loss(config.scale)
-        self.half = half_precision(learner.device)
+        self.half = half_of(config, learner.device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.best: list[Tensor] = [value.detach().clone() for value in self.values]
 
     # -- a step
 
     def advance(self) -> None:
-        """One step, with half the pairs if the batch does not fit into memory."""
-        while True:
-            try:
-                with seeded(self.config.seed, self.state.step, self.learner.device):
-                    self._step()
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if self.state.pairs <= LEAST_PAIRS:
-                    raise EncoderUnavailable(
-                        f"out of memory on {self.learner.device} with {LEAST_PAIRS} pairs in a batch: use mode='features' or 'lora', "
-                        "fewer tokens, or a smaller side"
-                    ) from error
-            # out of the handler: the error's traceback would hold on to what did not fit
-            self.state.pairs, self.state.halved = max(LEAST_PAIRS, self.state.pairs // 2), self.state.halved + 1
-            self.optimizer.zero_grad(set_to_none=True)
-            if self.learner.device.startswith("cuda"):
-                torch.cuda.empty_cache()
+        """One step, with half the pairs if the batch does not fit into memory, from then on."""
+        complaint = (
+            f"{LEAST_PAIRS} pairs in a batch are too many on {self.learner.device}; use mode='features' or 'lora', fewer tokens, or a "
+            "smaller side"
+        )
+        _, self.state.pairs = halved(self._step, self.state.pairs, LEAST_PAIRS, complaint)
         self.state.step += 1
         if self.progress is not None:
             best = f": {self.config.metric} {self.state.best:.3f}" if self.state.history else ""
             self.progress(f"fine-tuning{best}", self.state.step, self.steps)
 
-    def _step(self) -> None:
+    def _step(self, pairs: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)  # of a step that did not fit into memory
         self._schedule()
         self.learner.module.train()
-        loss = self._loss()
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        with seeded(self.config.seed, self.state.step, self.learner.device):
+            loss = self._loss(pairs)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.values, CLIP)
         self.scaler.step(self.optimizer)
@@ -157,23 +146,23 @@ class _Run:
             for value in group["params"]:
                 value.requires_grad_(step >= thaws)
 
-    def _loss(self) -> Tensor:
+    def _loss(self, pairs: int) -> Tensor:
         config, lesson = self.config, self.lesson
         seed = (config.seed, self.state.step)
         rng = np.random.default_rng((*seed, 1))
-        batch = lesson.target.batch((*seed, 0), self.state.pairs)
+        batch = lesson.target.batch((*seed, 0), pairs)
         z = self._vectors(batch.rows, rng)
         loss = task_loss(self.loss, z, batch.rounds)
         source = None
         if lesson.source is not None:
-            more = lesson.source.batch((*seed, 2), self.state.pairs)
+            more = lesson.source.batch((*seed, 2), pairs)
             source = self._vectors(more.rows, rng)
             if "instances" in config.transfer:
                 loss = loss + task_loss(self.loss, source, more.rounds)
         rows, kept = batch.rows, z
         if len(lesson.unlabelled) and {"relations", "representation"} & set(config.transfer):
             free = np.random.default_rng((*seed, 3))
-            rows = free.choice(lesson.unlabelled, min(len(lesson.unlabelled), 2 * self.state.pairs), replace=False)
+            rows = free.choice(lesson.unlabelled, min(len(lesson.unlabelled), 2 * pairs), replace=False)
             kept = self._vectors(rows, rng)
         if "relations" in config.transfer and lesson.teacher is not None:
             teacher = torch.from_numpy(np.array(lesson.teacher[rows])).to(z.device)
@@ -186,9 +175,12 @@ class _Run:
         return loss
 
     def _vectors(self, rows: Keys, rng: np.random.Generator) -> Tensor:
-        """(b, dim) unit rows in float32, by a network that computes in half precision where the device has it; losses do not."""
-        with torch.autocast(torch.device(self.learner.device).type, dtype=self.half, enabled=self.half is not None):
+        """(b, dim) unit rows in float32, by a network that may compute in half precision; losses do not."""
+        with self._autocast():
             return self.learner.vectors(rows, rng).float()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.learner.device).type, dtype=self.half, enabled=self.half is not None)
 
     # -- measurements
 
@@ -197,7 +189,7 @@ class _Run:
         state = self.state
         if self.measure is not None:
             self.learner.module.eval()
-            with torch.inference_mode():
+            with torch.inference_mode(), self._autocast():
                 found = self.measure(self.learner)
             state.history.append({"step": state.step, **found})
             value = found[self.config.metric]
@@ -242,7 +234,8 @@ class _Run:
         """Go on from a checkpoint."""
         facts = dict(kept.facts["state"])
         self.state = State(**{**facts, "best": -math.inf if facts["best"] is None else facts["best"]})
-        self.scaler.load_state_dict(kept.facts["scaler"]) if kept.facts["scaler"] else None
+        if kept.facts["scaler"]:  # empty where nothing is scaled
+            self.scaler.load_state_dict(kept.facts["scaler"])
         with torch.no_grad():
             for name, value, best in zip(self.names, self.values, self.best, strict=True):
                 value.copy_(torch.from_numpy(kept.tensors["now"][name]))
@@ -257,6 +250,19 @@ class _Run:
                     self.optimizer.state[value] = on
 
 
+def half_of(config: FinetuneConfig, device: str) -> torch.dtype | None:
+    """What the network computes in on `device` by autocast, None is float32; weights, gradients and losses stay in float32.
+
+    Scores and weights follow those of float32 to rounding. In "features" only one small product is learned, which gains nothing.
+    """
+    if config.precision == "fp32" or config.mode == "features":
+        return None
+    if config.precision == "bf16":
+        return torch.bfloat16
+    half: torch.dtype | None = half_precision(device)
+    return half
+
+
 def _arrays(names: Sequence[str], values: Sequence[Tensor]) -> dict[str, NDArray[np.float32]]:
     return {name: value.detach().float().cpu().numpy() for name, value in zip(names, values, strict=True)}
 
@@ -268,8 +274,3 @@ def seeded(seed: int, step: int, device: str) -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1))
         yield
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "out of memory" in text or "can't allocate memory" in text
