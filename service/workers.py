@@ -59,7 +59,7 @@ class Workers:
             self._processes.add(process)
             with contextlib.suppress(OSError, AttributeError):
                 os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
-                # And never in the way of a thread that wakes up to search: a process that is merely nice ends its turn first, some milliseconds.
+                # And out of the way at once of a thread that wakes up to search: who is merely nice ends his turn first, some milliseconds.
                 os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
             code = await process.wait()
             self._processes.discard(process)
