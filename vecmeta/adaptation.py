@@ -42,8 +42,11 @@ class Wish:
     seed: int
     start: str | Path | None = None  # a file; None: the shipped start of the method
     activate: bool = True  # go live if promoted
+    bridge: bool | None = None  # before the index is built; None: as the database was opened
 
     def __post_init__(self) -> None:
+        if self.bridge is not None and not isinstance(self.bridge, bool):
+            raise InvalidConfig(f"bridge is True, False or None, not {self.bridge!r}")
         checked(self.method)
         intake.start_file(self.start)
         intake.strength(self.strength)
@@ -141,6 +144,7 @@ def adapt(
         clock,
         progress,
         space.number,
+        wish.bridge,
     )
 
 
@@ -154,17 +158,18 @@ def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str
 
 def publish(
     versions: VersionStore, servings: Servings, made_of: str, head: Head, row: dict[str, Any], report: Report, expected: State,
-    activate: bool, by: Projector, clock: Clock, progress: Progress | None, encoder: int = 0,
+    activate: bool, by: Projector, clock: Clock, progress: Progress | None, encoder: int = 0, bridge: bool | None = None,
 ) -> Report:  # fmt: skip
     """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
-    before, blob, ahead = versions.made_of(made_of), head.to_bytes(), False
+    before, blob = versions.made_of(made_of), head.to_bytes()
+    ahead: State | None = None  # what it is once the version is live before its index
     number = versions.put(made_of, blob, {**row, **_stored(report)}, encoder)
     report = replace(report, version=number)
     try:
         if report.decision == "promoted" and number != expected.live:
-            if activate and servings.bridges and versions.encoder(expected.live) == encoder:
-                servings.go_ahead(number, "adapt", expected)
-                ahead = True
+            over = servings.bridges.always if bridge is None else bridge
+            if activate and over and versions.encoder(expected.live) == encoder:
+                ahead = servings.go_ahead(number, expected)
             with clock.stage("building"):
                 serving, made = servings.candidate(number, head, progress, by, encoder)
             clock.seconds |= {f"building: {stage}": seconds for stage, seconds in made.seconds.items()}
@@ -173,7 +178,7 @@ def publish(
             if activate:
                 with clock.stage("swapping"):
                     servings.follow(serving, versions.state().revision)
-                    servings.go_live(serving, "adapt", None if ahead else expected)
+                    servings.go_live(serving, "adapt", ahead or expected)
             else:
                 report = replace(
                     report, reason=f"{report.reason}. It is not live yet, as was asked: activate({number}) makes it so."
