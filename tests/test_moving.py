@@ -148,7 +148,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterato
 def of_tuned(db: vm.Database, name: str = "docs") -> dict[str, Any]:
     """All that can be seen of that collection, by whichever of its encoders."""
     c = db.collection(name)
-    queries = ["guitar and rain", "a big bank", vm.Id("i7")]
+    queries: list[Any] = ["guitar and rain", "a big bank", vm.Id("i7")]
     return {
         "items": c.items(limit=1000),
         "versions": c.versions(),

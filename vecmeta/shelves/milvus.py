@@ -178,19 +178,19 @@ class MilvusShelf:
             return
         alias, timeout = self.alias, self._link.options.timeout
 
-        def point(client: MilvusClient) -> bool:
-            target = self._pointed()
-            if target is None and not client.has_collection(alias, timeout=timeout):
-                client.create_alias(row.name, alias, timeout=timeout)
-                return True
-            # One whose collection was dropped stays behind in some versions of Milvus.
-            free = target is not None and (target in self._rows.names() or not client.has_collection(target, timeout=timeout))
-            if free:
-                client.alter_alias(row.name, alias, timeout=timeout)
-            return free
+        def alter(client: MilvusClient) -> None:
+            client.alter_alias(row.name, alias, timeout=timeout)
 
         try:
-            if not self._link.call("set an alias", point):
+            target = self._pointed()
+            if target is None:
+                try:
+                    self._link.call("make an alias", lambda c: c.create_alias(row.name, alias, timeout=timeout))
+                except IndexUnavailable:  # one whose collection was dropped stays behind in some versions of Milvus
+                    self._link.call("set an alias", alter)
+            elif target in self._rows.names():
+                self._link.call("set an alias", alter)
+            else:
                 warnings.warn(
                     f"the alias {alias!r} in the Milvus at {self._link.options.shown} belongs to something else; it is left as it is "
                     "(another prefix= in the index's options gives names of your own)",
@@ -202,8 +202,9 @@ class MilvusShelf:
 
     def _pointed(self) -> str | None:
         """The name of the collection that the alias stands for."""
-        try:
-            about = self._link.call("read an alias", lambda c: c.describe_alias(self.alias, timeout=self._link.options.timeout))
+        timeout = self._link.options.timeout
+        try:  # describe_alias looks into the default database alone on servers 2.3
+            about = self._link.call("read an alias", lambda c: c.describe_collection(self.alias, timeout=timeout))
         except IndexGone:
             return None
         return str(about["collection_name"])
