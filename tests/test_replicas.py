@@ -268,7 +268,7 @@ def killed(
 ) -> None:  # fmt: skip
     """Kill something at random moments of an adaptation, so many times, each `within` so many seconds from its beginning.
 
-    After more than a few, or when it is to go `to_the_end`, all jobs are seen to come to one.
+    After more than a few, or with what survives `to_the_end`, all jobs are seen to come to one.
     """
     url, files = server.new(), folder / "files"
     filled(url, files, index)
@@ -291,22 +291,29 @@ def killed(
                 if service.process.poll() is not None:
                     break
                 agrees(url, files, client, index)
+            if to_the_end and service.process.poll() is None:
+                all_end(url, files, client, index)
         agrees(url, files, client, index)
-    assert client is not None
-    if times < 3 and not to_the_end:
+    if times < 3 or to_the_end:
         return
     with started(folder / "last", data=url, files=str(files), workers=1, lease=2.0, index=index) as service:
+        assert client is not None
         client.replica = service
         client.step()
-        with vm.open(url, index=index, device="cpu", files=files) as db:
-            for job in client.jobs:
-                ended = db.jobs.wait(job, PATIENCE)
-                # A job that took three workers down with it is given up, and says so.
-                given_up = (ended.error or ("",))[0] in ("interrupted", "conflict")
-                assert ended.state in ("live", "kept") or given_up, ended
-            if index != "faiss":
-                nothing_left_over(db.collection(NAME))
+        all_end(url, files, client, index)
     agrees(url, files, client, index)
+
+
+def all_end(url: str, files: Path, client: Client, index: str) -> None:
+    """All jobs come to an end, and leave nothing but versions."""
+    with vm.open(url, index=index, device="cpu", files=files) as db:
+        for job in client.jobs:
+            ended = db.jobs.wait(job, PATIENCE)
+            # A job that took three workers down with it is given up, and says so.
+            given_up = (ended.error or ("",))[0] in ("interrupted", "conflict")
+            assert ended.state in ("live", "kept") or given_up, ended
+        if index != "faiss":
+            nothing_left_over(db.collection(NAME))
 
 
 def kill_service(service: Running) -> None:
