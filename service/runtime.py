@@ -48,7 +48,7 @@ class Runtime:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.db = vm.open(settings.data, index=settings.index, device=settings.device, files=settings.files)
+        self.db = vm.open(settings.data, **settings.model_dump(include={"index", "device", "files", "bridge"}))
         self.warming: set[str] = set()
         self._ready: set[str] = set()  # collections that have been opened once
         self._known: dict[str, tuple[float, Collection]] = {}  # looked up lately, and until when that is taken for true

@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     index: str = "faiss"
     files: str | None = None  # the folder of the index files; None: as for `vecmeta.open`
     device: str = "auto"
+    bridge: bool = False  # versions go live before their indexes are built, see `vecmeta.open`; a request can say otherwise
 
     auth: bool = True  # False: no API keys, and only requests from this machine are answered
     encoders: Annotated[tuple[str, ...], NoDecode] = (  # that callers may name

@@ -79,5 +79,10 @@ class Workers:
         A core is left to the searches, unless OMP_NUM_THREADS says otherwise.
         """
         s = self._settings
-        where = {"VECMETA_DATA": s.data, "VECMETA_INDEX": s.index, "VECMETA_FILES": s.files or ""}
+        where = {
+            "VECMETA_DATA": s.data,
+            "VECMETA_INDEX": s.index,
+            "VECMETA_FILES": s.files or "",
+            "VECMETA_BRIDGE": str(s.bridge),
+        }
         return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) - 1)), **os.environ, **where}

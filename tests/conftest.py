@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import vecmeta as vm
+from tests import realmilvus
 from tests.postgres import QUICK, Postgres, running
-from tests.realmilvus import RealMilvus, why_not
+from tests.realmilvus import RealMilvus
 from vecmeta.index.milvus.link import Link
 from vecmeta.index.milvus.options import parse
 from vecmeta.shelves.files import FileShelf
@@ -144,21 +145,17 @@ def taught(db: vm.Database, clusters: Clusters) -> vm.Collection:
     return collection
 
 
-@pytest.fixture(scope="session")
-def real_milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Milvus server that all tests share."""
-    reason = why_not()
-    if reason is not None:
-        pytest.skip(reason)
-    with RealMilvus(tmp_path_factory.mktemp("milvus")) as server:
-        yield server.uri
+@pytest.fixture(scope="module")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMilvus]:
+    """A real Milvus server for a module's tests."""
+    with realmilvus.running(tmp_path_factory.mktemp("milvus")) as server:
+        yield server
 
 
-@pytest.fixture(scope="session")
-def real_link(real_milvus: str) -> Iterator[Link]:
-    link = Link(parse(real_milvus, Path()))
-    yield link
-    link.close()
+@pytest.fixture(scope="module")
+def real_milvus(milvus_server: RealMilvus) -> str:
+    """Its address."""
+    return milvus_server.uri
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import pytest
 
 TUNING = {  # what a server of few tests has no reason to wait for
     **{
@@ -40,8 +45,20 @@ def why_not() -> str | None:
     return None
 
 
+@contextmanager
+def running(folder: Path, **settings: Any) -> Iterator[RealMilvus]:
+    """A server for as long as the block lasts; skips the test where there can be none. Processes that test at once take turns."""
+    with (Path(tempfile.gettempdir()) / f"milvus-2.3.5-turn-{os.getuid()}").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        reason = why_not()
+        if reason is not None:
+            pytest.skip(reason)
+        with RealMilvus(folder, **settings) as server:
+            yield server
+
+
 class RealMilvus:
-    """A context manager; `uri` is where it answers. Extra settings by their dotted names."""
+    """A context manager; `uri` is where it answers. Extra settings by their dotted names, or as its template calls them."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder, self._settings = folder.absolute(), {**TUNING, **settings}

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import vecmeta as vm
+from service.workers import Workers
 from tests.conftest import Clusters
+from tests.service_kit import good, refused, served
 from vecmeta.bridge import BridgeIndex, Bridges, mapping
+from vecmeta.cli import program
 from vecmeta.errors import IndexUnavailable
 from vecmeta.meta.head import IdentityHead
 from vecmeta.types import Vectors
+from vecmeta.worker import Worker
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +42,12 @@ def c(request: pytest.FixtureRequest, tmp_path: Path, many: Clusters) -> Iterato
 class Held:
     """A build that waits until it is let go, or fails."""
 
-    def __init__(self, collection: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, collection: vm.Collection, monkeypatch: pytest.MonkeyPatch, adapt: Callable[[], Any] | None = None
+    ) -> None:
+        """``adapt``: how it is asked for."""
         self.started, self.go_on = threading.Event(), threading.Event()
-        self.fails, self.reports, self.errors = False, list[vm.Report](), list[vm.VecmetaError]()
+        self.fails, self.reports, self.errors = False, list[Any](), list[vm.VecmetaError]()
         shelf = collection._servings._shelf
         built = shelf.built
 
@@ -51,13 +59,13 @@ class Held:
             return built(*given)
 
         monkeypatch.setattr(shelf, "built", slowly)
-        self._thread = threading.Thread(target=self._adapt, args=(collection,))
+        self._thread = threading.Thread(target=self._adapt, args=(adapt or (lambda: collection.adapt("ridge", strength=0.8)),))
         self._thread.start()
         assert self.started.wait(60)
 
-    def _adapt(self, collection: vm.Collection) -> None:
+    def _adapt(self, adapt: Callable[[], Any]) -> None:
         try:
-            self.reports.append(collection.adapt("ridge", strength=0.8))
+            self.reports.append(adapt())
         except vm.VecmetaError as error:
             self.errors.append(error)
 
@@ -128,6 +136,105 @@ def test_it_is_off_unless_asked_for(taught: vm.Collection, clusters: Clusters, m
     assert taught.search(clusters.x[0], 1).version == 1
 
 
+def of_version_one(c: vm.Collection, many: Clusters) -> None:
+    """What a search finds has the scores of version 1."""
+    hits = c.search(many.x[3], 10)
+    assert hits.version == 1
+    z = c.embed([vm.Id(many.ids[3]), *(vm.Id(hit.id) for hit in hits)], version=1)
+    np.testing.assert_allclose([hit.score for hit in hits], z[1:] @ z[0], atol=1e-5)
+
+
+def opened_late(collection: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Versions that others made are opened once it is set."""
+    go_on, opened = threading.Event(), collection._servings._shelf.opened
+
+    def late(*given: Any) -> Any:
+        assert go_on.wait(60)
+        return opened(*given)
+
+    monkeypatch.setattr(collection._servings._shelf, "opened", late)
+    return go_on
+
+
+def test_one_adaptation_may_ask_for_it(tmp_path: Path, many: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither database was opened with it, and the one that searches is another process's."""
+    with vm.open(tmp_path, device="cpu") as db, vm.open(tmp_path, device="cpu") as other:
+        c = db.create("c", encoder="vectors", dim=many.dim)
+        c.add_vectors(many.ids, many.x)
+        c.feedback(many.judgements(range(12), 5))
+        there = other.collection("c")
+        assert there.search(many.x[3], 1).version == 0
+        opening = opened_late(there, monkeypatch)
+        held = Held(c, monkeypatch, lambda: c.adapt("ridge", strength=0.8, bridge=True))
+        of_version_one(there, many)
+        assert there.search(many.x[3], 10, version=1) == there.search(many.x[3], 10)
+        held.end()
+        opening.set()
+        assert not isinstance(there._servings.warm().index, BridgeIndex)
+        of_version_one(there, many)
+        assert c.rollback() == 0
+        assert there.search(many.x[3], 1).version == 0
+
+
+def test_one_adaptation_may_do_without_it(c: vm.Collection, many: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(c, monkeypatch, lambda: c.adapt("ridge", strength=0.8, bridge=False))
+    assert c.live == 0
+    held.end()
+    assert c.live == 1
+    with pytest.raises(vm.InvalidConfig, match="bridge is True, False or None"):
+        c.adapt(bridge="yes")  # type: ignore[arg-type]
+
+
+def test_who_goes_back_meanwhile_is_not_overruled(c: vm.Collection, many: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(c, monkeypatch)
+    assert c.search(many.x[0], 1).version == 1
+    assert c.rollback() == 0
+    held.end()
+    assert held.reports[0].decision == "kept"
+    assert c.live == 0
+    assert c.search(many.x[0], 1).version == 0
+
+
+def test_a_service_bridges_where_a_request_says_so(tmp_path: Path, many: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(tmp_path) as service, vm.open(tmp_path, device="cpu") as workers:
+        c = service.db.create("c", encoder="vectors", dim=many.dim)
+        c.add_vectors(many.ids, many.x)
+        c.feedback(many.judgements(range(12), 5))
+        refused(service.client.post("/v1/collections/c/adapt", json={"bridge": 1.5}), 422)
+        told = {"method": "ridge", "strength": 0.8, "bridge": True}
+        job = good(service.client.post("/v1/collections/c/adapt", json=told), 202)["id"]
+        assert service.db.jobs.get(job).params["bridge"] is True
+        search = {"id": many.ids[3], "k": 3}
+        assert good(service.client.post("/v1/collections/c/search", json=search))["version"] == 0
+        opening = opened_late(c, monkeypatch)
+        held = Held(workers.collection("c"), monkeypatch, lambda: Worker(workers).run(threading.Event(), once=True))
+        assert good(service.client.post("/v1/collections/c/search", json=search))["version"] == 1
+        held.end()
+        opening.set()
+        assert service.db.jobs.get(job).state == "live"
+
+
+def test_the_service_and_its_workers_are_told_alike(tmp_path: Path) -> None:
+    for bridge in (True, False):
+        with served(tmp_path, bridge=bridge) as service:
+            assert service.db._bridge == bridge
+            assert Workers(service.app.state.runtime.settings)._environment()["VECMETA_BRIDGE"] == str(bridge)
+
+
+def test_the_command_goes_ahead(tmp_path: Path, many: Clusters) -> None:
+    with vm.open(tmp_path, device="cpu") as db:
+        c = db.create("c", encoder="vectors", dim=many.dim)
+        c.add_vectors(many.ids, many.x)
+        c.feedback(many.judgements(range(12), 5))
+    done = CliRunner().invoke(
+        program, ["adapt", "c", "--method", "ridge", "--bridge", "--data", str(tmp_path), "--device", "cpu"]
+    )
+    assert done.exit_code == 0, done.output
+    with vm.open(tmp_path, device="cpu") as db:
+        versions = db.collection("c")._versions
+        assert (versions.state().live, versions.ahead(versions.state().activation)) == (1, True)
+
+
 def test_the_map_is_the_head_where_that_is_linear(many: Clusters) -> None:
     """Against a turned copy of the old vectors, M is the turn."""
     rng = np.random.default_rng(0)
@@ -144,7 +251,8 @@ def test_the_map_is_the_head_where_that_is_linear(many: Clusters) -> None:
 
 def test_it_takes_no_writes_and_names_unknown_keys(taught: vm.Collection, clusters: Clusters) -> None:
     before = taught._servings.warm()
-    bridge = Bridges(lambda _: taught._items).to(9, lambda: (IdentityHead(clusters.dim), 0), before, before.revision).index
+    bridges = Bridges(lambda _: taught._items, taught._versions)
+    bridge = bridges.to(9, lambda: (IdentityHead(clusters.dim), 0), before, before.revision).index
     with pytest.raises(IndexUnavailable, match="takes no"):
         bridge.add(np.array([1]), clusters.x[:1])
     with pytest.raises(IndexUnavailable, match="removes no"):

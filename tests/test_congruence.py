@@ -17,6 +17,7 @@ from tests.conftest import Clusters
 from tests.test_where import FILTERS, ROWS, nested
 from vecmeta.types import Hits, Metadata
 
+pytestmark = pytest.mark.timeout(1200)  # another process that tests may have the one Milvus server first
 BACKENDS = ["faiss", "milvus-lite", "milvus"]
 ODD_IDS = ["ключ 1", "日本語", "a\"b'c\\d", "🦊/?&=%", " leading", "ü" * 500]
 

@@ -22,6 +22,7 @@ import vecmeta as vm
 from tests.conftest import Clusters
 from vecmeta.index.milvus import index as index_module
 from vecmeta.index.milvus import link as link_module
+from vecmeta.index.milvus import table
 from vecmeta.index.milvus.facts import expression, facts_of
 from vecmeta.index.milvus.index import MilvusIndex
 from vecmeta.index.milvus.options import masked, parse
@@ -61,6 +62,7 @@ def test_options_are_read_from_the_address(tmp_path: Path) -> None:
         ("http://host?kind=tree", "one of hnsw, flat"),
         ("http://host?prefix=a-b", "prefix is up to 64 letters"),
         ("http://host?cert=a.pem", "belong together"),
+        ("http://host?cert=a.pem&key=a.key", "need ca as well"),
     ],
 )
 def test_options_that_cannot_be_used(tmp_path: Path, index: str, says: str) -> None:
@@ -253,6 +255,59 @@ def test_a_build_goes_on_where_it_was_broken_off(c: vm.Collection, clusters: Clu
     assert named(c, 0) == name
     assert sum(written) <= 400 - done + 4
     assert there(c) == known(c) == {name}
+
+
+def test_rows_that_are_there_twice_cost_a_second_build_and_no_more(
+    c: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after an insertion whose answer was lost: a server keeps both, and counts them."""
+    refresh, counted = MilvusIndex.refresh, list[str]()
+
+    def twice(self: MilvusIndex) -> int:
+        counted.append(self.name)
+        return refresh(self) + (len(counted) <= failures)
+
+    monkeypatch.setattr(MilvusIndex, "refresh", twice)
+    failures = 1
+    assert c.adapt("ridge", strength=1.0).decision == "promoted"
+    assert named(c, 1) != counted[0]
+    assert there(c) == known(c) == {named(c, 0), named(c, 1)}
+    assert len(c.search(clusters.x[0], 1000)) == 400
+    counted.clear()
+    failures = 2
+    with pytest.raises(vm.IndexUnavailable, match="holds 401 rows, but 400 were written"):
+        c.adapt("ridge", strength=0.5)
+    assert c.live == 1
+    assert there(c) == known(c) == {named(c, 0), named(c, 1)}
+
+
+@pytest.mark.timeout(1200)  # another process that tests may have the one server first
+def test_what_a_server_forgot_to_load_is_loaded_again(
+    real_milvus: str, tmp_path: Path, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load, loads = Table._load, list[str]()
+
+    def forgetting(self: Table) -> None:
+        load(self)
+        loads.append(self.name)
+        if len(loads) <= forgotten:
+            self._link.call("release", lambda client: client.release_collection(self.name))
+
+    monkeypatch.setattr(Table, "_load", forgetting)
+    with vm.open(tmp_path, index=f"{real_milvus}?prefix=forgetful&grace=0", device="cpu") as db:
+        c = db.create("c", encoder="vectors", dim=clusters.dim)
+        forgotten = 2
+        c.add_vectors(clusters.ids, clusters.x)
+        assert c.search(clusters.x[0], 1)[0].id == clusters.ids[0]
+        assert loads == [named(c, 0)] * 3
+        c.feedback(clusters.judgements(range(6), 5))
+        monkeypatch.setattr(table, "LOADS", 3)
+        forgotten = 100
+        with pytest.raises(vm.IndexUnavailable, match=r"does not load forgetful_c_v1_\w+, which it was told to do 3 times"):
+            c.adapt("ridge", strength=1.0)
+        assert c.live == 0
+        assert known(c) == {named(c, 0)}
+        db.drop("c")
 
 
 def test_an_index_that_is_gone_or_does_not_fit_is_built_again(c: vm.Collection, clusters: Clusters) -> None:

@@ -15,14 +15,16 @@ from typer.testing import CliRunner
 
 import vecmeta as vm
 from tests.conftest import Clusters, WordCounter
-from vecmeta.catalogue.encoders import EncoderStore
+from tests.test_finetuning import QUICK, filled
+from tests.tinymodels import tiny_text
 from vecmeta.catalogue.tables import metadata
-from vecmeta.catalogue.transfer import PARTS
+from vecmeta.catalogue.transfer import PARTS, TUNED
 from vecmeta.cli import program
 from vecmeta.moving import saving, sheets
 
 ODD = {"none": None, "big": 10**30, "float": 1e22, "whole": 1.0, "nul": "a\0b\x01", "nested": {"a": [1, "ü", {}]}, "": 0}
 SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
+OUTSIDE = "../../elsewhere"
 
 
 @pytest.fixture(scope="module")
@@ -118,18 +120,129 @@ def test_a_part_of_it_and_another_name(exported: Path, tmp_path: Path) -> None:
 
 def test_every_table_moves_or_is_known_to_stay() -> None:
     stay = {"jobs", "keys", "splits", "identity", "tombstones", "indexes"}  # of the database or of the moment
-    stay |= {"encoders", "version_encoders", "encodings", "query_encodings"}  # a collection that has any is refused
-    moved = {"collections", "items"} | {table.name for table in PARTS}
+    moved = {"collections", "items", "encodings"} | {table.name for table in (*PARTS, *TUNED)}
     assert set(metadata.tables) == stay | moved
 
 
-def test_versions_of_fine_tuned_encoders_are_not_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with vm.open(tmp_path / "a", device="cpu") as db:
-        db.create("own", encoder="vectors", dim=2)
-        monkeypatch.setattr(EncoderStore, "names", lambda self: {3: "mine-ft@1"})
-        with pytest.raises(vm.InvalidInput, match=r"'own' has versions of fine-tuned encoders \(3\)"):
-            db.export_to(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+# -- fine-tuned encoders -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[vm.Database]:
+    """A collection whose encoder was fine-tuned, adapted on top of that, and judged by a text."""
+    top = tmp_path_factory.mktemp("tuned")
+    with vm.open(top / "db", device="cpu") as db:
+        docs = filled(db, tiny_text(top / "model"))
+        report = docs.finetune("features", field="topic", config=QUICK)
+        assert report.decision == "promoted", report.reason
+        docs.feedback([vm.Judgement("i0", query="bread and a song"), vm.Judgement("i30", query="bread and a song", score=-1)])
+        docs.feedback([vm.Judgement(f"i{n}", concept=f"topic {n // 25}") for n in range(0, 200, 4)])
+        docs.activate(docs.adapt(strength=0.5, activate=False).version or 0)
+        assert docs.live == 2
+        docs.add([vm.Item("changed", "an old guitar")])
+        docs.activate(0)
+        docs.add([vm.Item("changed", "a new tiger")])  # what the fine-tuned encoder made of it does not count any more
+        yield db
+
+
+def of_tuned(db: vm.Database, name: str = "docs") -> dict[str, Any]:
+    """All that can be seen of that collection, by whichever of its encoders."""
+    c = db.collection(name)
+    queries: list[Any] = ["guitar and rain", "a big bank", vm.Id("i7")]
+    return {
+        "items": c.items(limit=1000),
+        "versions": c.versions(),
+        "reports": [c.report(version.number) for version in c.versions() if version.number],
+        "judgements": [(j.item, j.concept, str(j.query), j.score, j.time) for j in c.judgements()],
+        "hits": [
+            [(hit.id, round(hit.score, 5)) for hit in hits]
+            for version in (None, *(version.number for version in c.versions()))
+            for hits in c.search_many(queries, 8, version=version)
+        ],
+        "live": c.live,
+    }
+
+
+def known_vectors(c: vm.Collection) -> tuple[int, int]:
+    """Of how many items and judged queries the vectors by the fine-tuned encoder are there, without encoding any."""
+    number = c._versions.encoder(1)
+    store = c._spaces.store
+    return len(store.encoded(number, c._items.keys().tolist())), len(store.queries(number))
+
+
+def test_fine_tuned_encoders_move_with_their_vectors(tuned: vm.Database, tmp_path: Path, postgres_url: str) -> None:
+    assert known_vectors(tuned.collection("docs")) == (200, 1)
+    tuned.export_to(tmp_path / "out", ["docs"])
+    with vm.open(postgres_url, device="cpu", files=tmp_path / "files") as far, vm.open(tmp_path / "back", device="cpu") as back:
+        far.create("other", encoder="vectors", dim=2)  # so that numbers differ
+        assert far.import_from(tmp_path / "out") == {"docs": 201}
+        assert known_vectors(far.collection("docs")) == (200, 1)
+        far.export_to(tmp_path / "again", ["docs"])
+        assert back.import_from(tmp_path / "again", rename={"docs": "mine"}) == {"mine": 201}
+        assert known_vectors(back.collection("mine")) == (200, 1)
+        wanted = of_tuned(tuned)
+        assert wanted["versions"][1].encoder != wanted["versions"][0].encoder
+        assert of_tuned(far) == wanted
+        assert of_tuned(back, "mine") == wanted
+        mine = back.collection("mine")
+        assert (mine.rollback(), mine.rollback()) == (2, 1)
+        mine.add([vm.Item("late", "tennis and football")])
+        assert "late" in {hit.id for hit in mine.search("tennis and football", 3)}
+        back.drop("mine")
+        assert list((tmp_path / "back" / "encoders").iterdir()) == []
+
+
+def test_an_export_without_an_encoders_folder_is_refused(tuned: vm.Database, tmp_path: Path) -> None:
+    (home,) = (tuned.folder / "encoders").iterdir()
+    away = home.rename(tmp_path / "away")
+    try:
+        with pytest.raises(vm.EncoderUnavailable, match="is missing; restore that folder, then export"):
+            tuned.export_to(tmp_path / "out")
+    finally:
+        away.rename(home)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("how", ["a byte", "gone", "outside", "another", "reference", "no folder"])
+def test_a_damaged_or_forged_encoder_changes_nothing(tuned: vm.Database, tmp_path: Path, how: str) -> None:
+    tuned.export_to(tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    one = about["collections"]["docs"]
+    weights = next(path for path in one["files"] if path.endswith(".safetensors") and "/encoders/" in path)
+    if how in ("a byte", "gone"):
+        blob = bytearray((tmp_path / "out" / weights).read_bytes())
+        (tmp_path / "out" / weights).unlink()
+        if how == "a byte":
+            blob[-1] ^= 1
+            (tmp_path / "out" / weights).write_bytes(blob)
+    else:
+        if how in ("outside", "no folder"):
+            one["encoders"] = [OUTSIDE if how == "outside" else "nothing"]
+            (tmp_path / "out" / "manifest.json").write_text(json.dumps(about))
+        path = tmp_path / "out" / "docs" / ("encodings.parquet" if how == "reference" else "encoders.parquet")
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        rows[0] |= {"id": "nobody"} if how == "reference" else {"folder": OUTSIDE} if how in ("outside", "another") else {}
+        pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
+        sealed_again(tmp_path / "out")
+    with vm.open(tmp_path / "db", device="cpu") as db:
+        with pytest.raises(vm.StorageDamaged):
+            db.import_from(tmp_path / "out")
+        assert db.collections() == []
+        assert not any((tmp_path / "db" / "encoders").glob("*"))
+        assert not (tmp_path / "db" / "encoders" / OUTSIDE).exists()
+
+
+def test_exports_of_before_can_be_read(exported: Path, tmp_path: Path) -> None:
+    """Format 1, which knew nothing of fine-tuned encoders."""
+    shutil.copytree(exported, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    about["format"] = 1
+    for one in about["collections"].values():
+        del one["encoders"]
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(about))
+    with vm.open(tmp_path / "db", device="cpu") as db:
+        assert db.import_from(tmp_path / "out") == {"own": len(SMALL.ids), "words": 2}
 
 
 def test_others_can_read_it(exported: Path) -> None:
@@ -225,8 +338,8 @@ def test_what_is_no_export(exported: Path, tmp_path: Path, home: vm.Database) ->
         with pytest.raises(vm.InvalidInput, match=r"has no manifest\.json"):
             db.import_from(tmp_path)
         later = shutil.copytree(exported, tmp_path / "later") / "manifest.json"
-        later.write_text(later.read_text().replace('"format": 1', '"format": 2'))
-        with pytest.raises(vm.InvalidInput, match="format 2"):
+        later.write_text(later.read_text().replace('"format": 2', '"format": 3'))
+        with pytest.raises(vm.InvalidInput, match="format 3"):
             db.import_from(tmp_path / "later")
         assert db.collections() == []
     with pytest.raises(vm.AlreadyExists, match="is there already"):

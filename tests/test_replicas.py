@@ -1,8 +1,11 @@
-"""Several services over one PostgreSQL: each follows the others, none mixes versions, and nothing that was acknowledged is lost."""
+"""Several services over one PostgreSQL, with indexes in files or in a real Milvus: each follows the others, none mixes versions, and
+nothing that was acknowledged is lost when one of the three is killed.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
@@ -17,9 +20,12 @@ import numpy as np
 import pytest
 
 import vecmeta as vm
+from tests import realmilvus
 from tests.conftest import Clusters
 from tests.postgres import Postgres, running
+from tests.realmilvus import RealMilvus
 from tests.service_kit import Running, good, started, until
+from tests.test_milvus import known, shelf, there
 from vecmeta.worker import Worker
 
 SMALL = Clusters(concepts=12, members=12, dim=24, seed=5)
@@ -28,9 +34,27 @@ PATIENCE = 240.0  # seconds for what other processes do, on a machine that other
 HERE = f"/v1/collections/{NAME}"
 
 
-def filled(url: str, files: Path) -> None:
+@pytest.fixture(scope="module")
+def milvus_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealMilvus]:
+    """One that is back sooner when it was killed: until its sessions have run out it waits for its former self."""
+    with realmilvus.running(tmp_path_factory.mktemp("milvus"), **{"common.session.ttl": 10}) as server:
+        yield server
+
+
+@pytest.fixture
+def index(request: pytest.FixtureRequest) -> str:
+    """What a database is opened with."""
+    return "faiss" if request.param == "faiss" else of_its_own(request.getfixturevalue("milvus_server"))
+
+
+def of_its_own(server: RealMilvus) -> str:
+    """The address of a Milvus, with names for one test's collections; what is not needed goes after a minute."""
+    return f"{server.uri}?prefix=t{secrets.token_hex(4)}&grace=60"
+
+
+def filled(url: str, files: Path, index: str = "faiss") -> None:
     """A collection with enough judgements for an adaptation."""
-    with vm.open(url, device="cpu", files=files) as db:
+    with vm.open(url, index=index, device="cpu", files=files) as db:
         c = db.create(NAME, encoder="vectors", dim=SMALL.dim)
         c.add_vectors(SMALL.ids, SMALL.x)
         c.feedback(SMALL.judgements(range(4), 4))
@@ -90,13 +114,14 @@ def live(replica: Running) -> int:
     return number
 
 
-def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> None:
-    filled(postgres_url, tmp_path / "a")
-    given: dict[str, Any] = {"data": postgres_url, "workers": 1}
+@pytest.mark.parametrize("index", ["faiss", pytest.param("milvus", marks=pytest.mark.timeout(1200))], indirect=True)
+def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path, index: str) -> None:
+    filled(postgres_url, tmp_path / "a", index)
+    given: dict[str, Any] = {"data": postgres_url, "workers": 1, "index": index}
     with (
         started(tmp_path / "one", files=str(tmp_path / "a"), **given) as one,
         started(tmp_path / "two", files=str(tmp_path / "b"), **given) as two,  # as on another machine: no files in common
-        vm.open(postgres_url, device="cpu", files=tmp_path / "c") as db,
+        vm.open(postgres_url, index=index, device="cpu", files=tmp_path / "c") as db,
     ):
         assert [live(replica) for replica in (one, two)] == [0, 0]
         with searching(one, two) as searchers:
@@ -136,16 +161,17 @@ def test_two_replicas_follow_each_other(postgres_url: str, tmp_path: Path) -> No
 
 
 @pytest.mark.quality
-@pytest.mark.timeout(900)
-def test_how_soon_a_replica_follows(postgres_url: str, tmp_path: Path) -> None:
-    """20,000 vectors of dimension 384 in FAISS: from the answer that a version is live to the other replica's first answer by it."""
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("index", ["faiss", "milvus"], indirect=True)
+def test_how_soon_a_replica_follows(postgres_url: str, tmp_path: Path, index: str) -> None:
+    """20,000 vectors of dimension 384: from the answer that a version is live to the other replica's first answer by it."""
     data = Clusters(concepts=200, members=100, dim=384, seed=1)
     files = str(tmp_path / "files")
-    with vm.open(postgres_url, device="cpu", files=files) as db:
+    with vm.open(postgres_url, index=index, device="cpu", files=files) as db:
         c = db.create(NAME, encoder="vectors", dim=data.dim)
         c.add_vectors(data.ids, data.x)
         c.feedback(data.judgements(range(6), 5))
-        given: dict[str, Any] = {"data": postgres_url, "workers": 0, "files": files}
+        given: dict[str, Any] = {"data": postgres_url, "workers": 0, "files": files, "index": index}
         with started(tmp_path / "one", **given) as one, started(tmp_path / "two", **given) as two:
             for replica in (one, two):
                 until(lambda: replica.ask("GET", "/readyz").status_code == 200, PATIENCE)  # noqa: B023
@@ -162,7 +188,8 @@ def test_how_soon_a_replica_follows(postgres_url: str, tmp_path: Path) -> None:
                 assert (found["id"], round(found["score"], 4)) == ("late", 1.0)
     follow = sorted(after for _, after in took)
     live_after = max(before for before, _ in took)
-    print(f"\nactivate: {live_after:.2f} s at most; followed after {follow[4]:.2f} s (median), {follow[-1]:.2f} s at most")
+    kind = index.partition(":")[0]
+    print(f"\n{kind}: activate {live_after:.2f} s at most; followed after {follow[4]:.2f} s (median), {follow[-1]:.2f} s at most")
     assert follow[-1] < 1
 
 
@@ -207,30 +234,49 @@ class Client:
             self.jobs.append(job["id"])
 
 
-def agrees(url: str, files: Path, client: Client) -> None:
+def agrees(url: str, files: Path, client: Client, index: str) -> None:
     """Nothing acknowledged is lost, and what is live can be searched and is what the catalogue says."""
-    with vm.open(url, device="cpu", files=files) as db:
+    with vm.open(url, index=index, device="cpu", files=files) as db:
         c = db.collection(NAME)
         assert {item.id for item in c.get(client.items)} == set(client.items)
         assert sum(j.user is not None for j in c.judgements()) >= client.judged
-        known = {job.id for job in db.jobs.list(limit=1000)}
-        assert known >= set(client.jobs)
+        assert {job.id for job in db.jobs.list(limit=1000)} >= set(client.jobs)
         versions = c.versions()
         assert [v.number for v in versions if v.live] == [c.live]
         hits = c.search(SMALL.x[0], 10_000)
         assert (hits.version, len(hits)) == (c.live, c.count())
         of_one_version(c, 0, {"version": hits.version, "hits": [hit._asdict() for hit in hits[:20]]})
+        if index != "faiss":
+            assert in_milvus(c) <= known(c)  # nothing lies there that nobody would find
 
 
-def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], times: int) -> None:
-    """Kill something at random moments of an adaptation, so many times; after more than a few all jobs are seen to come to an end."""
+def in_milvus(c: vm.Collection) -> set[str]:
+    """The names of what lies there of a collection, or was left there."""
+    return {name for name in there(c) if name.startswith(shelf(c).alias)}
+
+
+def nothing_left_over(c: vm.Collection) -> None:
+    """What lies in Milvus are whole indexes of versions that are there."""
+    shelf(c).sweep()
+    rows = [shelf(c)._rows.find(version.number) for version in c.versions()]
+    assert in_milvus(c) == known(c) == {row.name for row in rows if row is not None and row.ready}
+
+
+def killed(
+    server: Postgres, folder: Path, kill: Callable[[Running], None], times: int, *,
+    index: str = "faiss", within: float = 0.8, to_the_end: bool = False,
+) -> None:  # fmt: skip
+    """Kill something at random moments of an adaptation, so many times, each `within` so many seconds from its beginning.
+
+    After more than a few, or with what survives `to_the_end`, all jobs are seen to come to one.
+    """
     url, files = server.new(), folder / "files"
-    filled(url, files)
+    filled(url, files, index)
     rng = np.random.default_rng(0)
     client: Client | None = None
     attempt = 0
     while attempt < times:
-        with started(folder / f"s{attempt}", data=url, files=str(files), workers=1, lease=2.0) as service:
+        with started(folder / f"s{attempt}", data=url, files=str(files), workers=1, lease=2.0, index=index) as service:
             client = Client(service, rng) if client is None else client
             client.replica = service
             while attempt < times:
@@ -238,26 +284,36 @@ def killed(server: Postgres, folder: Path, kill: Callable[[Running], None], time
                 client.step()
                 with suppress(vm.StorageError), vm.open(url, device="cpu", files=files) as db:
                     until(lambda: any(job.state not in ("queued",) for job in db.jobs.list(limit=1)), PATIENCE)
-                time.sleep(float(rng.random()) * 0.8)
+                time.sleep(float(rng.random()) * within)
                 client.step()
                 kill(service)
                 attempt += 1
                 if service.process.poll() is not None:
                     break
-                agrees(url, files, client)
-        agrees(url, files, client)
-    assert client is not None
-    if times < 3:
+                agrees(url, files, client, index)
+            if to_the_end and service.process.poll() is None:
+                all_end(url, files, client, index)
+        agrees(url, files, client, index)
+    if times < 3 or to_the_end:
         return
-    with started(folder / "last", data=url, files=str(files), workers=1, lease=2.0) as service:
+    with started(folder / "last", data=url, files=str(files), workers=1, lease=2.0, index=index) as service:
+        assert client is not None
         client.replica = service
         client.step()
-        with vm.open(url, device="cpu", files=files) as db:
-            for job in client.jobs:
-                ended = db.jobs.wait(job, PATIENCE)
-                # A job that took three workers down with it is given up, and says so.
-                assert ended.state in ("live", "kept") or (ended.error or ("",))[0] in ("interrupted", "conflict"), ended
-    agrees(url, files, client)
+        all_end(url, files, client, index)
+    agrees(url, files, client, index)
+
+
+def all_end(url: str, files: Path, client: Client, index: str) -> None:
+    """All jobs come to an end, and leave nothing but versions."""
+    with vm.open(url, index=index, device="cpu", files=files) as db:
+        for job in client.jobs:
+            ended = db.jobs.wait(job, PATIENCE)
+            # A job that took three workers down with it is given up, and says so.
+            given_up = (ended.error or ("",))[0] in ("interrupted", "conflict")
+            assert ended.state in ("live", "kept") or given_up, ended
+        if index != "faiss":
+            nothing_left_over(db.collection(NAME))
 
 
 def kill_service(service: Running) -> None:
@@ -292,6 +348,23 @@ def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
             until(lambda: service.ask("GET", "/readyz").status_code == 200, PATIENCE)
 
         killed(server, tmp_path, kill_server, times)
+
+
+@pytest.mark.parametrize("times", TIMES[-1:])  # one takes half a minute: the server waits until its former session has run out
+def test_a_killed_milvus_loses_nothing(postgres: Postgres, milvus_server: RealMilvus, tmp_path: Path, times: int) -> None:
+    """While it is away searches are refused and everything else goes on; the adaptation that it was taken from ends once it is back."""
+    index = of_its_own(milvus_server)
+
+    def kill_milvus(service: Running) -> None:
+        milvus_server.kill()
+        body = {"vector": SMALL.x[0].tolist(), "k": 1}
+        assert service.ask("POST", f"{HERE}/search", body, timeout=60).status_code == 503
+        good(service.ask("POST", f"{HERE}/feedback", {"judgements": [{"item": SMALL.ids[0], "concept": "concept 0"}]}))
+        milvus_server.start()
+        assert index.startswith(milvus_server.uri)
+        until(lambda: service.ask("POST", f"{HERE}/search", body, timeout=60).status_code == 200, PATIENCE)
+
+    killed(postgres, tmp_path, kill_milvus, times, index=index, within=4.0, to_the_end=True)
 
 
 @pytest.mark.quality

@@ -153,7 +153,7 @@ def checked(run: Run, running: Running) -> None:
 
 
 def test_the_service_keeps_its_schema(running: Running) -> None:
-    run = Run(config(running, examples=4, chains=10, coverage=False))
+    run = Run(config(running, examples=4, chains=30, coverage=False))
     checked(run, running)
     assert run.requests.total() >= 150
     assert len(run.links) >= 5, run.links

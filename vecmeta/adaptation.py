@@ -37,8 +37,11 @@ class Wish:
     seed: int
     start: str | Path | None = None  # a file; None: the shipped start of the method
     activate: bool = True  # go live if promoted
+    bridge: bool | None = None  # before the index is built; None: as the database was opened
 
     def __post_init__(self) -> None:
+        if self.bridge is not None and not isinstance(self.bridge, bool):
+            raise InvalidConfig(f"bridge is True, False or None, not {self.bridge!r}")
         checked(self.method)
         intake.start_file(self.start)
         intake.strength(self.strength)
@@ -96,7 +99,7 @@ def adapt(
     row = {"method": wish.method, "strength": best.strength, "judgements": taught.count}
     made_of = _made_of(wish, start, taught, stats)
     candidate = Candidate(made_of, head, row, report, projector(head, where), space.number)
-    return publish(candidate, versions, servings, told.expected, clock, activate=wish.activate)
+    return publish(candidate, versions, servings, told.expected, clock, activate=wish.activate, bridge=wish.bridge)
 
 
 def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str:

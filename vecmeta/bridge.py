@@ -17,6 +17,7 @@ from typing import Self
 
 import numpy as np
 
+from vecmeta.catalogue.versions import State, VersionStore
 from vecmeta.catalogue.views import ItemVectors
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import IndexUnavailable
@@ -49,12 +50,24 @@ def sample_of(items: ItemVectors, seed: int = 0) -> Vectors:
 
 
 class Bridges:
-    """The bridge of one collection: the last one is kept."""
+    """The bridge of one collection: the last one is kept.
 
-    def __init__(self, under: Under) -> None:
-        self._under = under
+    It is used where it is asked for: `always`, or by an adaptation of any process that made its version live ahead of the index.
+    """
+
+    def __init__(self, under: Under, versions: VersionStore, always: bool = False) -> None:
+        self.always = always
+        self._under, self._versions = under, versions
+        self._asked: tuple[int | None, bool] = None, False  # the last activation that was looked at, and whether it was ahead
         self._last: tuple[int, Serving, Serving] | None = None  # to which version, from what, and what answers
         self._lock = threading.Lock()
+
+    def wanted(self, state: State) -> bool:
+        """Whether the live version may be answered for by the one before it."""
+        asked = self._asked
+        if not self.always and asked[0] != state.activation:
+            asked = self._asked = state.activation, self._versions.ahead(state.activation)
+        return self.always or asked[1]
 
     def to(self, number: int, version: Callable[[], tuple[Head, int]], before: Serving, revision: int) -> Serving:
         """A serving of a version that is not built yet, by way of the one that answers, which has been caught up to a revision.

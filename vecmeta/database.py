@@ -44,7 +44,8 @@ def open(
             database of a PostgreSQL server at first, which any number of processes and machines share.
         index: "faiss", or "exact" (brute force): in the memory of each process, with copies in files; "http://host:19530", a Milvus
             that processes share, or "milvus-lite", one in this process (see `vecmeta.index.milvus.options` for what can be set).
-        bridge: a version goes live before its index is built; until then the old index answers for it, see `vecmeta.bridge`.
+        bridge: a version goes live before its index is built, where `Collection.adapt` does not say otherwise; until then the old index
+            answers for it, see `vecmeta.bridge`.
         device: where encoders and adaptations compute: "auto" (a GPU where there is one), "cpu", "cuda", "mps".
         files: the folder of the index files. None: the database's own folder; for a URL one in this user's cache, by the database's
             identity. They are derived: without them indexes are built again. Processes of one machine do well to share them.
@@ -79,6 +80,7 @@ class Database:
         known(index)
         self._device, self._bridge = device, bridge
         self._catalogue, self.folder = located(self.url, files)
+        self._encoders = self.folder / "encoders"  # those that were fine-tuned, by the number of their collection
         self._shelves = Shelves(index, self.folder, own=files is None and "://" not in self.url)
         self.jobs = Jobs(self._catalogue)  # long work, done by workers of any process
         self.keys = Keys(self._catalogue)  # who may do what over HTTP
@@ -156,13 +158,13 @@ class Database:
         Raises:
             AlreadyExists: the folder is there.
             CollectionNotFound.
-            InvalidInput: a collection has versions of encoders that were fine-tuned in it.
+            EncoderUnavailable: the folder of an encoder that was fine-tuned in a collection is missing.
             StorageFull, StorageReadOnly, StorageError: it cannot be written; nothing of it stays.
         """
         from vecmeta import __version__, moving  # brings pyarrow
 
         wanted = self.collections() if names is None else list(dict.fromkeys(intake.listed(names)))
-        return moving.save(self._catalogue, Path(folder).expanduser(), wanted, f"vecmeta {__version__}", progress)
+        return moving.save(self._catalogue, self._encoders, Path(folder).expanduser(), wanted, f"vecmeta {__version__}", progress)
 
     def import_from(
         self,
@@ -185,11 +187,12 @@ class Database:
             CollectionNotFound: the export has no such collection.
             AlreadyExists, InvalidConfig: a name that is taken, or that is none.
             StorageDamaged: a file is not as it was written.
+            StorageFull, StorageReadOnly, StorageError: an encoder that was fine-tuned cannot be written.
         """
         from vecmeta import moving
 
         wanted = None if names is None else list(dict.fromkeys(intake.listed(names)))
-        return moving.load(self._catalogue, Path(folder).expanduser(), wanted, rename or {}, progress)
+        return moving.load(self._catalogue, self._encoders, Path(folder).expanduser(), wanted, rename or {}, progress)
 
     def close(self) -> None:
         """Write what index files lack and close; idempotent."""
@@ -218,12 +221,12 @@ class Database:
         return collection
 
     def _made(self, row: CollectionRow, encoder: Encoder | None) -> Collection:
-        folder = self.folder / "encoders" / str(row.id)
+        folder = self._encoders / str(row.id)
         return Collection(self._catalogue, row, encoder, self._device, folder, self._servings(row), self.collection)
 
     def _servings(self, row: CollectionRow) -> Callable[[ItemStore, VersionStore, Under], Servings]:
         def made(items: ItemStore, versions: VersionStore, under: Under) -> Servings:
             shelf = self._shelves.of(self._catalogue, row, items, under)
-            return Servings(versions, row.dim, shelf, Bridges(under) if self._bridge else None)
+            return Servings(versions, row.dim, shelf, Bridges(under, versions, self._bridge))
 
         return made

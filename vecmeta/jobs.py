@@ -19,7 +19,7 @@ from vecmeta.types import Job, JobState
 
 MAX_DELAY = 30 * 86_400.0  # seconds
 _ADAPT: dict[str, Any] = {  # what an adaptation can be asked for, and what silence means
-    "method": NAMES[0], "dry_run": False, "strength": None, "seed": 0, "start": None, "activate": True,
+    "method": NAMES[0], "dry_run": False, "strength": None, "seed": 0, "start": None, "activate": True, "bridge": None,
 }  # fmt: skip
 _FINETUNE: dict[str, Any] = {  # likewise a fine-tuning
     "mode": FinetuneConfig().mode, "transfer": [], "field": None, "source": None, "method": NAMES[0], "config": {}, "dry_run": False,
@@ -40,8 +40,8 @@ class Jobs:
 
         Args:
             kind: "adapt" or "finetune".
-            params: of `Collection.adapt`: method, dry_run, strength, seed, start, activate; or of `Collection.finetune`: mode, transfer,
-                field, source (a name), method, config, dry_run, seed, activate.
+            params: of `Collection.adapt`: method, dry_run, strength, seed, start, activate, bridge; or of `Collection.finetune`: mode,
+                transfer, field, source (a name), method, config, dry_run, seed, activate.
             delay: seconds to wait before it starts; a job that is waiting already waits on from now. Without a delay it is due at once.
 
         Raises:
@@ -140,6 +140,8 @@ def _params(kind: object, params: object) -> dict[str, Any]:
     for name in ("dry_run", "activate"):
         if not isinstance(wish.get(name, True), bool):
             raise InvalidConfig(f"{name} is true or false, not {wish[name]!r}")
+    if not isinstance(wish.get("bridge"), bool | None):
+        raise InvalidConfig(f"bridge is true, false or null, not {wish['bridge']!r}")
     if kind == "finetune":
         _finetuning(wish)
     intake.strength(wish.get("strength"))

@@ -92,18 +92,23 @@ class Candidate:
 
 
 def publish(
-    candidate: Candidate, versions: VersionStore, servings: Servings, expected: State, clock: Clock, *, activate: bool
-) -> Report:
-    """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been."""
+    candidate: Candidate, versions: VersionStore, servings: Servings, expected: State, clock: Clock, *, activate: bool,
+    bridge: bool | None = None,
+) -> Report:  # fmt: skip
+    """Store the version; build it if it is promoted, and swap it in unless that is to wait. If that fails, it is as if nothing had been.
+
+    ``bridge``: live before its index is there, see `vecmeta.bridge`; None: as the database was opened.
+    """
     made_of, encoder, report = candidate.made_of, candidate.encoder, candidate.report
-    before, blob, ahead = versions.made_of(made_of), candidate.head.to_bytes(), False
+    before, blob = versions.made_of(made_of), candidate.head.to_bytes()
+    ahead: State | None = None  # what it is once the version is live before its index
     number = versions.put(made_of, blob, {**candidate.made, **_stored(report)}, encoder)
     report = replace(report, version=number)
     try:
         if report.decision == "promoted" and number != expected.live:
-            if activate and servings.bridges and versions.encoder(expected.live) == encoder:
-                servings.go_ahead(number, "adapt", expected)
-                ahead = True
+            over = servings.bridges.always if bridge is None else bridge
+            if activate and over and versions.encoder(expected.live) == encoder:
+                ahead = servings.go_ahead(number, expected)
             with clock.stage("building"):
                 serving, made = servings.candidate(number, candidate.head, clock.progress, candidate.by, encoder)
             clock.seconds |= {f"building: {stage}": seconds for stage, seconds in made.seconds.items()}
@@ -112,7 +117,7 @@ def publish(
             if activate:
                 with clock.stage("swapping"):
                     servings.follow(serving, versions.state().revision)
-                    servings.go_live(serving, "adapt", None if ahead else expected)
+                    servings.go_live(serving, "adapt", ahead or expected)
             else:
                 report = replace(
                     report, reason=f"{report.reason}. It is not live yet, as was asked: activate({number}) makes it so."

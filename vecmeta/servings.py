@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from vecmeta.beside import Beside
 from vecmeta.bridge import Bridges
-from vecmeta.catalogue.versions import State, VersionStore
+from vecmeta.catalogue.versions import AHEAD, State, VersionStore
 from vecmeta.errors import Cancelled, IndexUnavailable
 from vecmeta.index.protocol import FiledIndex, IndexGone
 from vecmeta.meta.head import IdentityHead, Projector, load_head
@@ -40,8 +40,8 @@ PATIENCE = 0.05  # seconds a search waits for somebody else's catching up before
 class Servings:
     """The servings of one collection, made when they are asked for."""
 
-    def __init__(self, versions: VersionStore, dim: int, shelf: Shelf, bridges: Bridges | None = None) -> None:
-        self._versions, self._dim, self._shelf, self._bridges = versions, dim, shelf, bridges
+    def __init__(self, versions: VersionStore, dim: int, shelf: Shelf, bridges: Bridges) -> None:
+        self._versions, self._dim, self._shelf, self.bridges = versions, dim, shelf, bridges
         self._held: OrderedDict[int, Serving] = OrderedDict()
         self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
         self._opening: dict[int, threading.Lock] = {}
@@ -59,7 +59,11 @@ class Servings:
         """
         state = self._versions.state()
         # The live one need not be built yet where there is a bridge.
-        serving = self._live(state) if number is None or (self.bridges and number == state.live) else self._get(number, state)
+        serving = (
+            self._live(state)
+            if number is None or (number == state.live and self.bridges.wanted(state))
+            else self._get(number, state)
+        )
         if serving.revision < state.revision:
             self.follow(serving, state.revision)
         if number is None:
@@ -158,15 +162,10 @@ class Servings:
         if self._searched and serving.due:
             self._keeper.begin(serving.version)
 
-    @property
-    def bridges(self) -> bool:
-        """Whether a version may go live before its index is built."""
-        return self._bridges is not None
-
-    def go_ahead(self, number: int, why: str, expected: State) -> None:
+    def go_ahead(self, number: int, expected: State) -> State:
         """Make a version live that is still to be built; until then the one before answers for it. Raises VersionNotFound, Conflict."""
         self.warm()
-        self._versions.activate(number, why, expected)
+        return self._versions.activate(number, AHEAD, expected)
 
     def turn_back(self, number: int) -> None:
         """It could not be built: what was live before is live again."""
@@ -254,18 +253,18 @@ class Servings:
         serving, before = self._found(state.live), self._answering
         if serving is None:
             if before is not None and self._opener.begin(state.live):
-                return self._over(state.live, before, state.revision)
+                return self._over(state, before)
             serving = self._get(state.live, state)
         self._answer(serving)
         return serving
 
-    def _over(self, number: int, before: Serving, revision: int) -> Serving:
-        """A version by way of the one that answered before, whose index follows the writes for both."""
-        if self._bridges is None:
+    def _over(self, state: State, before: Serving) -> Serving:
+        """The live version by way of the one that answered before, whose index follows the writes for both."""
+        if not self.bridges.wanted(state):
             return before
-        if before.revision < revision:
-            self.follow(before, revision)
-        return self._bridges.to(number, lambda: self._version(number), before, revision)
+        if before.revision < state.revision:
+            self.follow(before, state.revision)
+        return self.bridges.to(state.live, lambda: self._version(state.live), before, state.revision)
 
     def _answer(self, serving: Serving) -> None:
         if self._answering is not serving:
@@ -306,7 +305,7 @@ class Servings:
             del self._held[next(number for number, held in self._held.items() if held not in (serving, self._answering))]
 
     def _opened(self, number: int, state: State) -> Serving:
-        serving = self._shelf.opened(number, *self._version(number), state.revision, self._catch_up)
+        serving = self._shelf.opened(number, *self._version(number), state.revision, self._catch_up, self._opener.go_on)
         if number == state.live:
             self._shelf.live(number)
         return serving

@@ -84,6 +84,7 @@ class Teaching:
         seed: int = 0,
         start: str | Path | None = None,
         activate: bool = True,
+        bridge: bool | None = None,
     ) -> Report:
         """Learn a head from all judgements, measure it on held-out ones, and make it live if it is better.
 
@@ -98,6 +99,8 @@ class Teaching:
             seed: of folds and samples.
             start: a meta-learned start of your own for this method (`vecmeta meta-train`); None is the shipped one.
             activate: False stores what would be promoted, with its index built, and leaves going live to `activate`.
+            bridge: True makes it live before its index is built; until then the old one answers for it, see `vecmeta.bridge`. None is what
+                the database was opened with.
 
         Returns:
             What was decided and why; see `vecmeta.Report`.
@@ -109,7 +112,7 @@ class Teaching:
         """
         from vecmeta import adaptation  # brings torch, which a search does without
 
-        wish = adaptation.Wish(method, dry_run, strength, seed, start, activate)
+        wish = adaptation.Wish(method, dry_run, strength, seed, start, activate, bridge)
         with self._adapting:
             space = self._spaces.of_version(self.live)
             return adaptation.adapt(space, self._versions, self._servings, self._device, wish, progress)

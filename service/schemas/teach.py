@@ -90,6 +90,11 @@ class AdaptBody(Model):
     activate: bool = Field(
         True, description="false: store and build a candidate that measures better, but leave the live version live"
     )
+    bridge: bool | None = Field(
+        None,
+        description="true: live before its index is built; until then the old one answers for it, with exact scores of an oversampled "
+        "list; null: as the service was started (`VECMETA_BRIDGE`)",
+    )
 
 
 class FinetuneBody(Model):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +26,8 @@ from vecmeta.types import Vectors
 MILVUS = ("create", "insert", "index")  # stages that are Milvus's own work
 TOLERANCE = 1e-4  # of a score
 IDLE = 5.0  # seconds of searching before the first swap, and after the last one
+NICE = 10  # of the worker, as of a service's
+LITE = "milvus-lite"  # which is for one process
 
 
 @dataclass(slots=True)
@@ -32,16 +39,20 @@ class Told:
 
 
 def run(
-    index: str, *, count: int = 100_000, swap_count: int = 20_000, dim: int = 384, swaps: int = 10, threads: int = 4, seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    index: str, *, count: int = 100_000, swap_count: int = 20_000, dim: int = 384, swaps: int = 10, threads: int = 4,
+    inside: bool = False, seed: int = 0, progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Both, each in a database of its own that is dropped at the end; a count of 0 leaves one out."""
+    """Both, each in a database of its own that is dropped at the end; a count of 0 leaves one out.
+
+    `inside`: the process that searches adapts as well, as with milvus-lite; otherwise a worker does, as with a service.
+    """
     tell = progress or (lambda *_: None)
     facts: dict[str, Any] = {"machine": machine(), "index": _shown(index), "dim": dim}
     if count:
         facts["reembed"] = reembed(index, count, dim, seed, tell)
     if swap_count:
-        facts["swap"] = swap(index, swap_count, dim, swaps, threads, seed, tell)
+        inside = inside or index.startswith(LITE)
+        facts["swap"] = swap(index, swap_count, dim, swaps, threads, inside, seed, tell)
     return facts
 
 
@@ -77,7 +88,7 @@ def reembed(index: str, count: int, dim: int, seed: int, tell: Callable[[str, in
 
 
 def swap(
-    index: str, count: int, dim: int, swaps: int, threads: int, seed: int, tell: Callable[[str, int, int], None]
+    index: str, count: int, dim: int, swaps: int, threads: int, inside: bool, seed: int, tell: Callable[[str, int, int], None]
 ) -> dict[str, Any]:
     """Threads search all the time while one version after the other is learned, built and made live."""
     stream = Stream(count, dim, seed)
@@ -87,34 +98,81 @@ def swap(
             fill(c, stream)
             c.settle()
             teach(c, stream)
-            queries, told, stop = stream.queries(), Told(), threading.Event()
+            queries, told, reports = stream.queries(), Told(), list[vm.Report]()
             c.search(queries[0])
-            searchers = [threading.Thread(target=_search, args=(c, queries, n, told, stop)) for n in range(threads)]
-            begin = time.perf_counter()
-            for thread in searchers:
-                thread.start()
-            time.sleep(IDLE)
-            moments, building = [time.perf_counter()], list[tuple[float, float]]()
-            for number in range(swaps):
-                tell("swapping", number, swaps)
-                started = time.perf_counter()
-                report = c.adapt(seed=seed + number)
-                if report.decision == "kept" and report.version is not None:
-                    c.activate(report.version)
-                moments.append(time.perf_counter())
-                building.append((started, moments[-1]))
-            time.sleep(IDLE)
-            stop.set()
-            for thread in searchers:
-                thread.join()
+            with _adapting(c, db, index, inside) as adapt:
+                adapt(seed, dry_run=True)  # what is imported then is not what is measured
+                begin = time.perf_counter()
+                with _searching(c, queries, threads, told):
+                    time.sleep(IDLE)
+                    moments = [time.perf_counter()]
+                    for number in range(swaps):
+                        tell("swapping", number, swaps)
+                        reports.append(adapt(seed + number))
+                        if reports[-1].decision == "kept" and reports[-1].version is not None:
+                            c.activate(reports[-1].version)
+                        moments.append(time.perf_counter())
+                    time.sleep(IDLE)
             return {
-                "count": count, "swaps": swaps, "threads": threads, "searches": len(told.answers), "errors": len(told.errors),
-                "first_errors": told.errors[:3], "mixed": _mixed(c, queries, told), "versions": sorted({a[2] for a in told.answers}),
+                "count": count, "swaps": swaps, "threads": threads, "inside": inside,
+                "searches": len(told.answers), "errors": len(told.errors), "first_errors": told.errors[:3],
+                "mixed": _mixed(c, queries, told), "versions": sorted({a[2] for a in told.answers}),
                 "before": _latency(told, begin, moments[0]), "while": _latency(told, moments[0], moments[-1]),
-                "after": _latency(told, moments[-1], np.inf), "seconds_of_a_swap": float(np.median([b - a for a, b in building])),
+                "after": _latency(told, moments[-1], np.inf), "seconds_of_a_swap": float(np.median(np.diff(moments))),
+                "promoted": sum(report.decision == "promoted" for report in reports), "stages": _medians(reports),
             }  # fmt: skip
         finally:
             db.drop("bench")
+
+
+@contextmanager
+def _adapting(c: vm.Collection, db: vm.Database, index: str, inside: bool) -> Iterator[Callable[..., vm.Report]]:
+    """What adapts with a seed: this process, or a worker of its own at low priority, as a service has. Raises VecmetaError."""
+    if inside:
+        yield lambda seed, dry_run=False: c.adapt(seed=seed, dry_run=dry_run)
+        return
+
+    def submitted(seed: int, dry_run: bool = False) -> vm.Report:
+        job = db.jobs.submit(c.name, params={"seed": seed, "dry_run": dry_run})
+        while job.finished is None:
+            job = db.jobs.wait(job.id, 1.0)
+            if worker.poll() is not None:
+                raise vm.VecmetaError(f"the worker of the benchmark ended with {worker.returncode}")
+        if job.report is None:
+            raise vm.VecmetaError(f"an adaptation of the benchmark failed: {job.error}")
+        return job.report
+
+    environment = {**os.environ, "VECMETA_DATA": db.url, "VECMETA_INDEX": index}
+    command = [sys.executable, "-m", "vecmeta", "worker", "--device", "cpu"]
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(command, env=environment, stdout=quiet, stderr=quiet) as worker:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, worker.pid, NICE)
+        try:
+            yield submitted
+        finally:
+            worker.terminate()
+
+
+@contextmanager
+def _searching(c: vm.Collection, queries: Vectors, threads: int, told: Told) -> Iterator[None]:
+    """Threads that search without a pause for as long as the block lasts."""
+    stop = threading.Event()
+    searchers = [threading.Thread(target=_search, args=(c, queries, n, told, stop)) for n in range(threads)]
+    for thread in searchers:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in searchers:
+            thread.join()
+
+
+def _medians(reports: Sequence[vm.Report]) -> dict[str, float]:
+    """Seconds by stage."""
+    stages = dict.fromkeys(stage for report in reports for stage in report.seconds)
+    return {stage: float(np.median([report.seconds.get(stage, 0.0) for report in reports])) for stage in stages}
 
 
 def _search(c: vm.Collection, queries: Vectors, number: int, told: Told, stop: threading.Event) -> None:

@@ -157,7 +157,7 @@ activations = Table(
     _owner(),
     Column("version", Integer, nullable=False),
     Column("parent", Big),  # the activation that a rollback returns to; None: version 0
-    Column("why", String(16), nullable=False),  # adapt | activate | rollback
+    Column("why", String(16), nullable=False),  # adapt | ahead | activate | rollback
     Column("time", DateTime(timezone=True), nullable=False),
     ForeignKeyConstraint(["parent"], ["activations.seq"]),
     Index("activations_by_collection", "collection", "seq"),

@@ -6,18 +6,39 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, insert, select, update
+from sqlalchemy import Connection, Table, and_, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from vecmeta.catalogue.engine import Engine
 from vecmeta.catalogue.moments import aware
-from vecmeta.catalogue.tables import activations, clicks, collections, items, judgements, outcomes, policies, queries, versions
+from vecmeta.catalogue.tables import (
+    activations,
+    clicks,
+    collections,
+    encoders,
+    encodings,
+    items,
+    judgements,
+    outcomes,
+    policies,
+    queries,
+    query_encodings,
+    version_encoders,
+    versions,
+)
 from vecmeta.errors import AlreadyExists, CollectionNotFound
 
 # Besides the items, in the order in which they refer to each other. Jobs and API keys belong to the database, splits to the moment.
 PARTS: tuple[Table, ...] = (queries, judgements, versions, activations, policies, outcomes, clicks)
+TUNED: tuple[Table, ...] = (
+    encoders,
+    version_encoders,
+    query_encodings,
+)  # of collections whose encoder was fine-tuned, after those
 ITEM = ("id", "vector", "metadata", "digest", "text", "blob")
+ENCODING = ("encoder", "id", "vector")  # of an item, by a fine-tuned encoder
 ABOUT = ("name", "spec", "encoder", "dim", "live", "activation", "created")  # of the collection itself
+_IN = 500  # values in one IN (…)
 
 
 class Source:
@@ -48,29 +69,44 @@ class Source:
             ]
 
     def rows(self, table: Table, size: int) -> Iterator[list[Mapping[str, Any]]]:
-        """Pages of the collection's rows in one of PARTS, in the order of their keys, without the collection's number."""
-        columns = [column for column in table.c if column.name != "collection"]
-        query = select(*columns).where(table.c.collection == self._id).order_by(*table.primary_key.columns)
+        """Pages of the collection's rows in one of PARTS or TUNED, in the order of their keys, without the collection's number."""
+        query = select(*(column for column in table.c if column.name != "collection")).order_by(*table.primary_key.columns)
+        if table is query_encodings:
+            query = query.join(queries, queries.c.id == query_encodings.c.query).where(queries.c.collection == self._id)
+        else:
+            query = query.where(table.c.collection == self._id)
         found = self._connection.execute(query, execution_options={"yield_per": size})
         for page in found.mappings().partitions():
             yield [dict(row) for row in page]
+
+    def encodings(self, size: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Pages of what fine-tuned encoders made of the items as they are now, as ENCODING says."""
+        e = encodings.c
+        same = and_(items.c.key == e.key, items.c.digest == e.digest)
+        query = select(e.encoder, items.c.id, e.vector).join_from(encodings, items, same).order_by(e.encoder, e.key)
+        found = self._connection.execute(query.where(items.c.collection == self._id), execution_options={"yield_per": size})
+        for page in found.partitions():
+            yield [tuple(row) for row in page]
 
 
 class Target:
     """A collection that is being made; nobody sees it before all of it is there."""
 
     def __init__(self, engine: Engine, connection: Connection, collection: int) -> None:
-        self._engine, self._connection, self._id = engine, connection, collection
-        self._new: dict[str, dict[int, int]] = {"queries": {}, "activations": {}}  # rows' numbers, by those they had
+        self._engine, self._connection = engine, connection
+        self.number = collection  # of its row
+        # rows' numbers, by those they had
+        self._new: dict[str, dict[int, int]] = {"queries": {}, "activations": {}, "encoders": {}}
 
     def items(self, page: Sequence[tuple[Any, ...]]) -> None:
         """Items as ITEM says."""
-        self._engine.write_items(self._connection, self._id, 1, page)
-        self._connection.execute(update(collections).where(collections.c.id == self._id).values(revision=1))
+        self._engine.write_items(self._connection, self.number, 1, page)
+        self._connection.execute(update(collections).where(collections.c.id == self.number).values(revision=1))
 
     def rows(self, table: Table, page: Sequence[Mapping[str, Any]]) -> None:
-        """Rows of one of PARTS, after those that they refer to. Raises KeyError for one that refers to nothing."""
-        mine = [{**row, "collection": self._id} for row in page]
+        """Rows of one of PARTS or TUNED, after those that they refer to. Raises KeyError for one that refers to nothing."""
+        owned = {"collection": self.number} if "collection" in table.c else {}
+        mine = [{**row, **owned} for row in page]
         if table is queries:
             new = self._connection.execute(
                 insert(queries).returning(queries.c.id, sort_by_parameter_order=True),
@@ -85,17 +121,38 @@ class Target:
                 row["parent"] = None if row["parent"] is None else known[row["parent"]]
                 known[seq] = self._connection.execute(insert(activations).values(**row).returning(activations.c.seq)).scalar_one()
             return
-        if table is judgements:
-            known = self._new["queries"]
+        if table is encoders:
             for row in mine:
+                number = row.pop("number")
+                made = insert(encoders).values(**row).returning(encoders.c.number)
+                self._new["encoders"][number] = self._connection.execute(made).scalar_one()
+            return
+        for row in mine:
+            if table is judgements:
                 del row["seq"]
-                row["query"] = None if row["query"] is None else known[row["query"]]
+            if table in (judgements, query_encodings):
+                row["query"] = None if row["query"] is None else self._new["queries"][row["query"]]
+            if table in (version_encoders, query_encodings):
+                row["encoder"] = self._new["encoders"][row["encoder"]]
         self._connection.execute(insert(table), mine)
+
+    def encodings(self, page: Sequence[tuple[Any, ...]]) -> None:
+        """Rows as ENCODING says, after the items and the encoders. Raises KeyError for one that refers to nothing."""
+        c, there = items.c, dict[str, tuple[int, bytes]]()
+        ids = list({id for _, id, _ in page})
+        for start in range(0, len(ids), _IN):
+            query = select(c.id, c.key, c.digest).where(c.collection == self.number, c.id.in_(ids[start : start + _IN]))
+            there.update((id, (key, digest)) for id, key, digest in self._connection.execute(query))
+        rows = [
+            {"key": there[id][0], "encoder": self._new["encoders"][encoder], "digest": there[id][1], "vector": vector}
+            for encoder, id, vector in page
+        ]
+        self._connection.execute(insert(encodings), rows)
 
     def live(self, version: int, activation: int | None) -> None:
         """Which version is live, by the activation that its rows had. Raises KeyError for one that there is not."""
         values = {"live": version, "activation": None if activation is None else self._new["activations"][activation]}
-        self._connection.execute(update(collections).where(collections.c.id == self._id).values(**values))
+        self._connection.execute(update(collections).where(collections.c.id == self.number).values(**values))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class VersionRow:
     created: datetime
 
 
+AHEAD = "ahead"  # why a version is live that was to be built then
 _COLUMNS = tuple(versions.c[name] for name in VersionRow.__dataclass_fields__)
 
 
@@ -135,6 +136,12 @@ class VersionStore:
             if number != 0 and connection.scalar(select(versions.c.number).where(*self._is(number))) is None:
                 self._missing(number)
             return self._swap(connection, number, state.activation, why)
+
+    def ahead(self, activation: int | None) -> bool:
+        """Whether an activation made a version live whose index was still to be built."""
+        with self._engine.reading() as connection:
+            why = connection.scalar(select(activations.c.why).where(activations.c.seq == activation))
+        return bool(why == AHEAD)
 
     def rollback(self) -> State:
         """Make live what was live before; repeated, it goes further back, down to version 0. Raises VersionNotFound at the bottom."""

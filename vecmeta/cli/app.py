@@ -171,12 +171,12 @@ class GreedyCommand(TyperCommand):
 
 
 @contextmanager
-def opened(context: typer.Context) -> Iterator[Database]:
+def opened(context: typer.Context, bridge: bool = False) -> Iterator[Database]:
     """The database that the shared options name."""
     import vecmeta  # late: --help needs none of it
 
     options = shared(context)
-    with vecmeta.open(options.data, index=options.index, device=options.device, files=options.files) as database:
+    with vecmeta.open(options.data, index=options.index, device=options.device, files=options.files, bridge=bridge) as database:
         yield database
 
 

@@ -21,6 +21,9 @@ def bench_milvus(
     dim: Annotated[int, typer.Option(min=2, help="Of how many numbers.")] = 384,
     swaps: Annotated[int, typer.Option(min=1, help="Adaptations while it is searched.")] = 10,
     threads: Annotated[int, typer.Option(min=1, help="That search.")] = 4,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="Adapt in the process that searches, and not in a worker of its own.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of vectors, concepts and adaptations.")] = 0,
 ) -> None:
     """Re-embedding into a Milvus by stage, and searches while versions are swapped; --index says which Milvus."""
@@ -28,8 +31,8 @@ def bench_milvus(
 
     with render.progress("steps") as progress:
         facts = milvus.run(
-            shared(context).index, count=count, swap_count=swap_count, dim=dim, swaps=swaps, threads=threads, seed=seed,
-            progress=progress,
+            shared(context).index, count=count, swap_count=swap_count, dim=dim, swaps=swaps, threads=threads, inside=inside,
+            seed=seed, progress=progress,
         )  # fmt: skip
     if told(context, facts):
         return
@@ -53,3 +56,6 @@ def bench_milvus(
             f"{found['searches']:,} searches, {found['swaps']} swaps: {found['errors']} errors, {found['mixed']} mixed answers"
         )
         render.show(render.table(("", "p50 ms>", "p99 ms>"), latencies, title=title))
+        rows = [(name, f"{seconds:.2f} s") for name, seconds in found["stages"].items()]
+        rows.append(("from asked to live", f"{found['seconds_of_a_swap']:.2f} s"))
+        render.show(render.table(("stage of an adaptation, median", "took>"), rows))

@@ -21,6 +21,8 @@ from vecmeta.types import Scope
 if TYPE_CHECKING:
     from vecmeta import Job, Key
 
+BRIDGE = "Versions go live before their indexes are built, the old ones answering for them. Default: $VECMETA_BRIDGE, or not."
+
 
 def serve(
     context: typer.Context,
@@ -33,6 +35,7 @@ def serve(
     ] = None,
     cors_origin: Annotated[list[str] | None, typer.Option(help="Web sites whose pages may ask. Default: none.")] = None,
     encoder: Annotated[list[str] | None, typer.Option(help="Encoders that callers may name. Default: the built-in ones.")] = None,
+    bridge: Annotated[bool, typer.Option("--bridge", help=BRIDGE)] = False,
 ) -> None:
     """Serve the database over HTTP until Ctrl-C or SIGTERM. /docs is the manual; more settings are environment variables VECMETA_…"""
     wanted = {
@@ -40,6 +43,7 @@ def serve(
         "rate": rate,
         "cors_origins": cors_origin and tuple(cors_origin),
         "encoders": encoder and tuple(encoder),
+        "bridge": bridge or None,
     }
     options = {name: value for name, value in wanted.items() if value is not None}
     if no_auth:
@@ -70,6 +74,7 @@ def worker(
             help="Silence after which other workers take a job over, 0.5 to 3,600; the same for all workers of a database.",
         ),
     ] = 15.0,
+    bridge: Annotated[bool, typer.Option("--bridge", envvar="VECMETA_BRIDGE", help=BRIDGE)] = False,
     with_parent: Annotated[
         bool,
         typer.Option(
@@ -81,7 +86,7 @@ def worker(
     from vecmeta.worker import Worker
 
     machine = shared(context).json
-    with opened(context) as db, _stopped_by_sigterm() as stop:
+    with opened(context, bridge) as db, _stopped_by_sigterm() as stop:
         if with_parent:
             threading.Thread(target=_set_at_end_of_input, args=(stop,), daemon=True).start()
         if not once:

@@ -104,10 +104,13 @@ def adapt(
         Path | None, typer.Option(metavar="FILE", help="A start of your own, see meta-train. Default: the shipped one.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure, store nothing.")] = False,
+    bridge: Annotated[
+        bool, typer.Option("--bridge", help="Go live before the index is built; for who searches meanwhile the old one answers.")
+    ] = False,
 ) -> None:
     """Learn a new notion of similarity from the judgements; it goes live only if it measures better."""
     with opened_collection(context, name) as c, render.progress() as progress:
-        report = c.adapt(method, dry_run=dry_run, progress=progress, start=start)
+        report = c.adapt(method, dry_run=dry_run, progress=progress, start=start, bridge=bridge)
     if shared(context).json:
         print_json(render.report_json(report))
     else:

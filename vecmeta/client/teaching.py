@@ -122,6 +122,7 @@ class TeachingVerbs(Speaker):
         strength: float | None = None,
         seed: int = 0,
         activate: bool = True,
+        bridge: bool | None = None,
     ) -> Steps[Report]:
         """Learn a head from all judgements, measure it on held-out ones, and make it live if it is better.
 
@@ -135,6 +136,8 @@ class TeachingVerbs(Speaker):
             strength: in (0, 1], how far vectors are moved; None chooses it on held-out judgements.
             seed: of folds and samples.
             activate: False stores what would be promoted, with its index built, and leaves going live to `activate`.
+            bridge: True makes it live before its index is built; until then the old one answers for it, as `vecmeta.Collection.adapt` says.
+                None is what the service was started with.
 
         Returns:
             What was decided and why; see `vecmeta.Report`.
@@ -144,7 +147,7 @@ class TeachingVerbs(Speaker):
             Cancelled: somebody cancelled the job.
             StorageFull and others: why the job failed; the live version is untouched.
         """
-        wish = {"method": method, "dry_run": dry_run, "strength": strength, "seed": seed, "activate": activate}
+        wish = {"method": method, "dry_run": dry_run, "strength": strength, "seed": seed, "activate": activate, "bridge": bridge}
         return (yield from self._reported("adapt", wish, progress))
 
     @verb

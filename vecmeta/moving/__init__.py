@@ -6,6 +6,8 @@
         items-00000.parquet       id, vector (dim float32), metadata (JSON), digest, text, blob; in parts of a million items
         queries.parquet  judgements.parquet  versions.parquet  activations.parquet  policies.parquet  outcomes.parquet  clicks.parquet
         heads/v1.safetensors      the head of each version
+        encoders/FOLDER/…         each encoder that was fine-tuned, with encoders.parquet  version_encoders.parquet  query_encodings.parquet
+        encodings.parquet         and the vectors that they made of the items: encoder, id, vector
 
 Both ways are streams: memory does not grow with the collection. An export is one snapshot of each collection, and is there once it is
 whole; an import is checked against the checksums first, and is there once it is whole. API keys, jobs and splits stay where they are.

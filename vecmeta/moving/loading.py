@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,20 +17,25 @@ from sqlalchemy import Table
 
 from vecmeta import intake
 from vecmeta.catalogue.catalogue import Catalogue
-from vecmeta.catalogue.transfer import ITEM, PARTS, Target
+from vecmeta.catalogue.tables import encoders
+from vecmeta.catalogue.transfer import ENCODING, ITEM, PARTS, TUNED, Target
 from vecmeta.errors import AlreadyExists, CollectionNotFound, InvalidConfig, InvalidInput, StorageDamaged
+from vecmeta.index.store import translated
 from vecmeta.meta.head import load_head
 from vecmeta.moving import sheets
-from vecmeta.moving.sheets import HEAD, PAGE, Exported
-from vecmeta.types import Progress
+from vecmeta.moving.sheets import ENCODERS, ENCODINGS, HEAD, PAGE, Exported
+from vecmeta.types import Progress, Vectors
 
 UNIT = 1e-3  # how far the length of a stored vector may be from 1
 
 
 def load(
-    catalogue: Catalogue, folder: Path, names: Sequence[str] | None, rename: Mapping[str, str], progress: Progress | None
-) -> dict[str, int]:
+    catalogue: Catalogue, places: Path, folder: Path, names: Sequence[str] | None, rename: Mapping[str, str],
+    progress: Progress | None,
+) -> dict[str, int]:  # fmt: skip
     """Read the collections of these names (None: all), some under another name; returns how many items each has, by its new name.
+
+    `places` is where the folders of fine-tuned encoders belong, in a folder for each collection by its number.
 
     Raises:
         InvalidInput: the folder is not an export, or one of a later vecmeta.
@@ -37,6 +43,7 @@ def load(
         AlreadyExists: the database has a collection of that name.
         InvalidConfig: a new name that is none.
         StorageDamaged: a file that is not as it was written. What was imported before it stays, whole.
+        StorageFull, StorageReadOnly, StorageError: a fine-tuned encoder cannot be written.
     """
     found = sheets.read_manifest(folder)
     wanted = list(found) if names is None else list(names)
@@ -53,8 +60,16 @@ def load(
     for name in wanted:
         _check(folder, found[name], progress)
     for name, other in new.items():
-        with catalogue.target(_about(found[name], other)) as target:
-            _collection(target, folder / name, found[name], progress)
+        place: Path | None = None
+        try:
+            with catalogue.target(_about(found[name], other)) as target:
+                place = places / str(target.number)
+                _collection(target, folder / name, found[name], progress)
+                _encoders(folder, name, found[name], place)
+        except BaseException:
+            if place is not None:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
     return {other: found[name].items for name, other in new.items()}
 
 
@@ -94,13 +109,34 @@ def _collection(target: Target, folder: Path, one: Exported, progress: Progress 
     if done != one.items:
         raise StorageDamaged(f"{folder} holds {done:,} items, and the manifest says {one.items:,}")
     try:
-        for table in PARTS:
+        for table in (*PARTS, *(TUNED if one.encoders else ())):
             path = folder / f"{table.name}.parquet"
             for batch in _batches(path, sheets.schema(table)):
-                target.rows(table, [_row(table, row, folder) for row in batch.to_pylist()])
+                rows = [_row(table, row, folder) for row in batch.to_pylist()]
+                if table is encoders and (lost := {row["folder"] for row in rows} - set(one.encoders)):
+                    raise KeyError(min(lost))
+                target.rows(table, rows)
+        if one.encoders:
+            path = folder / ENCODINGS
+            for batch in _batches(path, sheets.encodings_schema(dim)):
+                blobs = [vector.tobytes() for vector in _vectors(batch, dim, path)]
+                about = (batch.column(name).to_pylist() for name in ENCODING[:2])
+                target.encodings(list(zip(*about, blobs, strict=True)))
         target.live(one.about["live"], one.about["activation"])
     except KeyError as error:
         raise StorageDamaged(f"{folder} refers to something that it does not hold: {error}") from error
+
+
+def _encoders(folder: Path, name: str, one: Exported, place: Path) -> None:
+    """The folders of fine-tuned encoders, of the files that the manifest lists."""
+    with translated(f"cannot write {place}"):
+        for encoder in one.encoders:
+            inside = Path(name, ENCODERS, encoder)
+            files = [path for path in map(Path, one.files) if path.is_relative_to(inside)]
+            if inside.parent != Path(name, ENCODERS) or not files:
+                raise StorageDamaged(f"{folder} does not hold the fine-tuned encoder {encoder!r}")
+            for path in files:
+                sheets.copied(folder / path, place / encoder / path.relative_to(inside))
 
 
 def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -119,12 +155,7 @@ def _batches(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def _items(batch: pa.RecordBatch, dim: int, path: Path) -> list[tuple[Any, ...]]:
     columns = {name: batch.column(name).to_pylist() for name in ITEM if name != "vector"}
-    vectors = np.ascontiguousarray(batch.column("vector").flatten().to_numpy(), dtype="<f4").reshape(-1, dim)
-    lengths = np.linalg.norm(vectors, axis=1)
-    if not (np.abs(lengths - 1) < UNIT).all():  # not for NaN either
-        raise StorageDamaged(
-            f"{path}: the vector of {columns['id'][int(np.argmax(~(np.abs(lengths - 1) < UNIT)))]!r} has no length of 1"
-        )
+    vectors = _vectors(batch, dim, path)
     intake.distinct(columns["id"])
     try:
         if not all(isinstance(about, dict) for about in from_json(f"[{','.join(columns['metadata'])}]")):
@@ -133,6 +164,15 @@ def _items(batch: pa.RecordBatch, dim: int, path: Path) -> list[tuple[Any, ...]]
         raise StorageDamaged(f"{path}: metadata that is no JSON object: {error}") from error
     columns["vector"] = [vector.tobytes() for vector in vectors]
     return list(zip(*(columns[name] for name in ITEM), strict=True))
+
+
+def _vectors(batch: pa.RecordBatch, dim: int, path: Path) -> Vectors:
+    """(n, dim) of the columns vector and id."""
+    vectors = np.ascontiguousarray(batch.column("vector").flatten().to_numpy(), dtype="<f4").reshape(-1, dim)
+    odd = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT)  # NaN as well
+    if odd.any():
+        raise StorageDamaged(f"{path}: the vector of {batch.column('id')[int(np.argmax(odd))].as_py()!r} has no length of 1")
+    return vectors
 
 
 def _row(table: Table, row: dict[str, Any], folder: Path) -> dict[str, Any]:

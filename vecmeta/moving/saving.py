@@ -17,36 +17,34 @@ import pyarrow.parquet as pq
 from sqlalchemy import Table
 
 from vecmeta.catalogue.catalogue import Catalogue
-from vecmeta.catalogue.transfer import ITEM, PARTS, Source
-from vecmeta.errors import AlreadyExists, InvalidInput
+from vecmeta.catalogue.tables import encoders
+from vecmeta.catalogue.transfer import ENCODING, ITEM, PARTS, TUNED, Source
+from vecmeta.errors import AlreadyExists, EncoderUnavailable
 from vecmeta.index.store import translated
 from vecmeta.moving import sheets
-from vecmeta.moving.sheets import HEAD, PAGE, Exported
+from vecmeta.moving.sheets import ENCODERS, ENCODINGS, HEAD, PAGE, Exported
 from vecmeta.types import Progress
 
 PART = 1_000_000  # items of one file
 GROUP = 16  # pages of one row group
 
 
-def save(catalogue: Catalogue, folder: Path, names: Sequence[str], by: str, progress: Progress | None) -> dict[str, int]:
+def save(
+    catalogue: Catalogue, places: Path, folder: Path, names: Sequence[str], by: str, progress: Progress | None
+) -> dict[str, int]:  # fmt: skip
     """Write the collections of these names; returns how many items each has.
+
+    `places` is where the folders of fine-tuned encoders lie, in a folder for each collection by its number.
 
     Raises:
         AlreadyExists: the folder is there.
         CollectionNotFound.
-        InvalidInput: a collection has versions of encoders that were fine-tuned in it.
+        EncoderUnavailable: the folder of a fine-tuned encoder is missing.
         StorageFull, StorageReadOnly, StorageError: it cannot be written; nothing of it stays.
     """
     if folder.exists():
         raise AlreadyExists(f"{folder} is there already; name a folder that is not")
     rows = {name: catalogue.collection(name) for name in names}
-    for name, row in rows.items():
-        tuned = catalogue.encoders(row).names()
-        if tuned:
-            raise InvalidInput(
-                f"collection {name!r} has versions of fine-tuned encoders ({', '.join(map(str, sorted(tuned)))}), which cannot be exported "
-                "yet: their encoders would stay behind"
-            )
     temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}.partial")
     found: dict[str, Exported] = {}
     with translated(f"cannot write {folder}"):
@@ -54,7 +52,7 @@ def save(catalogue: Catalogue, folder: Path, names: Sequence[str], by: str, prog
             temporary.mkdir(parents=True)
             for name, row in rows.items():
                 with catalogue.source(row) as source:
-                    found[name] = _collection(source, temporary, name, progress)
+                    found[name] = _collection(source, places / str(row.id), temporary, name, progress)
             sheets.write_manifest(temporary, found, by)
             temporary.rename(folder)
         except BaseException:
@@ -63,12 +61,13 @@ def save(catalogue: Catalogue, folder: Path, names: Sequence[str], by: str, prog
     return {name: one.items for name, one in found.items()}
 
 
-def _collection(source: Source, top: Path, name: str, progress: Progress | None) -> Exported:
+def _collection(source: Source, place: Path, top: Path, name: str, progress: Progress | None) -> Exported:
     about, count = source.about(), source.count()
     folder = top / name
     (folder / "heads").mkdir(parents=True)
     paths = list(_items(source, folder, about["dim"], count, progress))
-    for table in PARTS:
+    tuned = sorted({row["folder"] for page in source.rows(encoders, PAGE) for row in page})
+    for table in (*PARTS, *(TUNED if tuned else ())):
         path = folder / f"{table.name}.parquet"
         with _written(path, sheets.schema(table)) as writer:
             for page in source.rows(table, PAGE):
@@ -76,7 +75,11 @@ def _collection(source: Source, top: Path, name: str, progress: Progress | None)
                     paths += [_head(folder, row) for row in page]
                 writer.write_batch(pa.RecordBatch.from_pylist(_plain(table, page), schema=writer.schema))
         paths.append(path)
-    return Exported(about, count, {path.relative_to(top).as_posix(): sheets.sealed(path) for path in paths})
+    if tuned:
+        paths.append(_encodings(source, folder, about["dim"]))
+    for one in tuned:
+        paths += _encoder(place / one, folder / ENCODERS / one)
+    return Exported(about, count, {path.relative_to(top).as_posix(): sheets.sealed(path) for path in paths}, tuned)
 
 
 def _items(source: Source, folder: Path, dim: int, count: int, progress: Progress | None) -> Iterator[Path]:
@@ -111,8 +114,8 @@ def _grouped(pages: Iterable[list[Any]], size: int) -> Iterator[list[Any]]:
         yield group
 
 
-def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema, dim: int) -> pa.RecordBatch:
-    columns = dict(zip(ITEM, zip(*rows, strict=True), strict=True))
+def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema, dim: int, names: tuple[str, ...] = ITEM) -> pa.RecordBatch:
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
     vectors = np.frombuffer(b"".join(columns["vector"]), dtype="<f4")
     arrays = [
         pa.FixedSizeListArray.from_arrays(pa.array(vectors), dim)
@@ -121,6 +124,24 @@ def _batch(rows: Sequence[tuple[Any, ...]], schema: pa.Schema, dim: int) -> pa.R
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _encodings(source: Source, folder: Path, dim: int) -> Path:
+    """What fine-tuned encoders made of the items."""
+    path, schema = folder / ENCODINGS, sheets.encodings_schema(dim)
+    with _written(path, schema) as writer:
+        for page in source.encodings(GROUP * PAGE):
+            writer.write_batch(_batch(page, schema, dim, ENCODING))
+    return path
+
+
+def _encoder(folder: Path, target: Path) -> Iterator[Path]:
+    """A fine-tuned encoder's folder, file by file."""
+    if not folder.is_dir():
+        raise EncoderUnavailable(f"the fine-tuned encoder that belongs at {folder} is missing; restore that folder, then export")
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield sheets.copied(path, target / path.relative_to(folder))
 
 
 def _plain(table: Table, page: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

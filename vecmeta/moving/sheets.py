@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from sqlalchemy import JSON, BigInteger, Boolean, DateTime, Float, Integer, Larg
 
 from vecmeta.errors import InvalidInput, StorageDamaged
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)  # 1 had no fine-tuned encoders
 MANIFEST = "manifest.json"
 PAGE = 1024  # rows that are in memory at once
 HEAD = "head"  # the column of versions that is a file of its own
+ENCODERS, ENCODINGS = "encoders", "encodings.parquet"  # folders of fine-tuned encoders, and what they made of the items
 _KINDS: tuple[tuple[type, Any], ...] = (  # the first that fits
     (Boolean, pa.bool_()),
     (BigInteger, pa.int64()),
@@ -38,11 +41,14 @@ class Sealed:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A collection of an export: its own row (`about`), how many items, and its files by their path in the export's folder."""
+    """A collection of an export: its own row (`about`), how many items, its files by their path in the export's folder, and the names
+    of the folders of fine-tuned encoders.
+    """
 
     about: dict[str, Any]
     items: int
     files: dict[str, Sealed] = field(default_factory=dict)
+    encoders: list[str] = field(default_factory=list)
 
 
 def items_schema(dim: int) -> pa.Schema:
@@ -52,6 +58,12 @@ def items_schema(dim: int) -> pa.Schema:
         ("digest", pa.binary(), True), ("text", pa.large_string(), True), ("blob", pa.large_binary(), True),
     ]  # fmt: skip
     return pa.schema([pa.field(name, kind, nullable=nullable) for name, kind, nullable in columns])
+
+
+def encodings_schema(dim: int) -> pa.Schema:
+    """Of vectors that fine-tuned encoders made of items."""
+    columns = [("encoder", pa.int64()), ("id", pa.string()), ("vector", pa.list_(pa.float32(), dim))]
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns])
 
 
 def schema(table: Table) -> pa.Schema:
@@ -77,6 +89,16 @@ def sealed(path: Path) -> Sealed:
     return Sealed(size, digest.hexdigest())
 
 
+def copied(path: Path, target: Path) -> Path:
+    """A copy of a file, on the disk; its folder is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("rb") as source, target.open("wb") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+    return target
+
+
 def write_manifest(folder: Path, found: dict[str, Exported], by: str) -> None:
     """The last file of an export."""
     told = {"format": FORMAT, "by": by, "collections": {name: asdict(one) for name, one in found.items()}}
@@ -100,10 +122,15 @@ def read_manifest(folder: Path) -> dict[str, Exported]:
     except (ValueError, OSError) as error:
         raise StorageDamaged(f"{folder / MANIFEST} cannot be read: {error}") from error
     try:
-        if told["format"] != FORMAT:
+        if told["format"] not in READ:
             raise InvalidInput(f"{folder} was written in format {told['format']!r}, this vecmeta reads {FORMAT}; upgrade vecmeta")
         return {
-            name: Exported(one["about"], one["items"], {path: Sealed(**seal) for path, seal in one["files"].items()})
+            name: Exported(
+                one["about"],
+                one["items"],
+                {path: Sealed(**seal) for path, seal in one["files"].items()},
+                list(one.get("encoders", ())),
+            )
             for name, one in told["collections"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:

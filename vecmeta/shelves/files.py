@@ -29,7 +29,10 @@ class FileShelf:
     def __init__(self, items: ItemStore, under: Under, open_index: Callable[..., FiledIndex], folder: Path) -> None:
         self._items, self._under, self._open_index, self.folder = items, under, open_index, folder
 
-    def opened(self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None]) -> Serving:
+    def opened(
+        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None],
+        go_on: Callable[[], None],  # noqa: ARG002  # nobody else builds it
+    ) -> Serving:  # fmt: skip
         """Read from its files, or built from the base vectors when they are missing, damaged or of another head or encoder."""
         serving = Serving(number, head, self._open_index(), 0, encoder)
         loaded = store.load(self.files(number))

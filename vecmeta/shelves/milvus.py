@@ -36,6 +36,7 @@ from vecmeta.types import Progress
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
+Built = tuple[IndexRow, float | None, dict[str, float]]  # its row, the recall that was measured, seconds by stage
 POLL = 0.01  # seconds between looks at somebody else's writing, and ten times that at his building
 MOST_HOURS = 24  # that another process's build is waited for
 LINKS = 8  # bytes of a link of HNSW on its lowest level, both ways
@@ -54,7 +55,8 @@ class MilvusShelf:
     # -- opening and building ------------------------------------------------------------------------------------------------
 
     def opened(
-        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None]  # noqa: ARG002
+        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None],  # noqa: ARG002
+        go_on: Callable[[], None],
     ) -> Serving:  # fmt: skip
         """The collection that is there, loaded if it was not; built when it is not there, is of another head or does not fit."""
         self._link.reach()  # a search is not to wait for as long as a build would
@@ -72,7 +74,7 @@ class MilvusShelf:
                 self._retire(number, "does not fit the catalogue")
             else:
                 self._retire(number, "is gone")
-        row, _, _ = self._built(Source(number, head, Projector(head.project), encoder), None)
+        row, _, _ = self._built(Source(number, head, Projector(head.project), encoder), None, go_on)
         serving = self._serving(row, head, encoder)
         catch_up(serving)
         return serving
@@ -81,18 +83,26 @@ class MilvusShelf:
         self, source: Source, live: VectorIndex | None, progress: Progress | None  # noqa: ARG002
     ) -> tuple[Serving, Reindexed]:  # fmt: skip
         """By the pipeline, which goes on where it was broken off if it was."""
-        row, recall, stages = self._built(source, progress)
+        row, recall, stages = self._built(source, progress, lambda: None if progress is None else progress("building", 0, 0))
         serving = self._serving(row, source.head, source.encoder)
         return serving, Reindexed(serving.index, row.revision, "built", recall, stages)
 
-    def _built(self, source: Source, progress: Progress | None) -> tuple[IndexRow, float | None, dict[str, float]]:
+    def _built(self, source: Source, progress: Progress | None, go_on: Callable[[], None]) -> Built:
+        """`progress` is told of the building, `go_on` called while another process is at it."""
+        try:
+            return self._begun(source, progress, go_on)
+        except Unfit:  # an insertion that a Milvus took before it was killed, and whose answer was lost, is there twice
+            return self._begun(source, progress, go_on)
+
+    def _begun(self, source: Source, progress: Progress | None, go_on: Callable[[], None]) -> Built:
+        """Begun, or gone on with."""
         mark = fingerprint(source.head, source.encoder)
         row = self._rows.find(source.number)
         if row is not None and row.head != mark:  # numbers are given again
             self._rows.retire(source.number)
             row = None
         name = (row or self._rows.begin(source.number, self._name(source.number), mark)).name
-        with self._leased(name) as (row, holder):
+        with self._leased(name, go_on) as (row, holder):
             if row.ready:  # by somebody else, while this one waited
                 return row, None, {}
             pipeline = Pipeline(self._under(source.encoder), self._rows, self._index(row), row, holder)
@@ -168,19 +178,19 @@ class MilvusShelf:
             return
         alias, timeout = self.alias, self._link.options.timeout
 
-        def point(client: MilvusClient) -> bool:
-            target = self._pointed()
-            if target is None and not client.has_collection(alias, timeout=timeout):
-                client.create_alias(row.name, alias, timeout=timeout)
-                return True
-            # One whose collection was dropped stays behind in some versions of Milvus.
-            free = target is not None and (target in self._rows.names() or not client.has_collection(target, timeout=timeout))
-            if free:
-                client.alter_alias(row.name, alias, timeout=timeout)
-            return free
+        def alter(client: MilvusClient) -> None:
+            client.alter_alias(row.name, alias, timeout=timeout)
 
         try:
-            if not self._link.call("set an alias", point):
+            target = self._pointed()
+            if target is None:
+                try:
+                    self._link.call("make an alias", lambda c: c.create_alias(row.name, alias, timeout=timeout))
+                except IndexUnavailable:  # one whose collection was dropped stays behind in some versions of Milvus
+                    self._link.call("set an alias", alter)
+            elif target in self._rows.names():
+                self._link.call("set an alias", alter)
+            else:
                 warnings.warn(
                     f"the alias {alias!r} in the Milvus at {self._link.options.shown} belongs to something else; it is left as it is "
                     "(another prefix= in the index's options gives names of your own)",
@@ -192,8 +202,9 @@ class MilvusShelf:
 
     def _pointed(self) -> str | None:
         """The name of the collection that the alias stands for."""
-        try:
-            about = self._link.call("read an alias", lambda c: c.describe_alias(self.alias, timeout=self._link.options.timeout))
+        timeout = self._link.options.timeout
+        try:  # describe_alias looks into the default database alone on servers 2.3
+            about = self._link.call("read an alias", lambda c: c.describe_collection(self.alias, timeout=timeout))
         except IndexGone:
             return None
         return str(about["collection_name"])
@@ -272,7 +283,7 @@ class MilvusShelf:
         return index.refresh() == self._items.count() or self._items.revision() != before
 
     @contextlib.contextmanager
-    def _leased(self, name: str) -> Iterator[tuple[IndexRow, str]]:
+    def _leased(self, name: str, go_on: Callable[[], None]) -> Iterator[tuple[IndexRow, str]]:
         """Wait for the lease of a build, and hold it: the row as it is then, and the holder's name."""
         begin, holder = time.monotonic(), self._holder()
         while (row := self._rows.lease(name, holder)) is None:
@@ -280,6 +291,7 @@ class MilvusShelf:
                 raise IndexUnavailable(f"the index {name} was removed by another process; try again")
             if time.monotonic() - begin > MOST_HOURS * 3600:
                 raise IndexUnavailable(f"another process has been building the index {name} for {MOST_HOURS} hours")
+            go_on()
             time.sleep(10 * POLL)
         try:
             yield row, holder

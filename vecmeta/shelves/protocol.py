@@ -29,8 +29,13 @@ class Shelf(Protocol):
 
     shared: bool  # several processes write to the same index; else each has its own and what is kept are copies
 
-    def opened(self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None]) -> Serving:
-        """The serving of a version, current up to a revision at least; built when it is not kept. Raises IndexUnavailable."""
+    def opened(
+        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None], go_on: Callable[[], None]
+    ) -> Serving:
+        """The serving of a version, current up to a revision at least; built when it is not kept. Raises IndexUnavailable.
+
+        What `go_on` raises ends the waiting for another process that builds it.
+        """
 
     def built(self, source: Source, live: VectorIndex | None, progress: Progress | None) -> tuple[Serving, Reindexed]:
         """A version that is about to go live: all items projected, indexed, checked. What `progress` raises leaves nothing.

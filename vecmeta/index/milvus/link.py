@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 import threading
@@ -36,6 +37,11 @@ _LATER = (  # codes of what passes by itself, and words of the same where the co
 _LATER_WORDS = (
     "not ready", "unavailable", "connection refused", "deadline exceeded", "no available", "channel not", "rate limit",
     "connect failed", "timed out", "fail connecting", "server stopped", "retry run out", "socket closed", "offline",
+)  # fmt: skip
+_REFUSALS = (  # words of what does not pass by itself, and what to say of it
+    ("unauthenticated", "does not accept the token (environment variable VECMETA_MILVUS_TOKEN, or user:password@ in the address)"),
+    ("permission_denied", "does not allow this to the owner of the token"),
+    ("certificate", "and this client do not accept each other's certificates (ca=, server_name=, cert= and key= in the address)"),
 )  # fmt: skip
 
 _lite: Counter[str] = Counter()  # connections of this process to each milvus-lite
@@ -86,10 +92,11 @@ class Link:
                     raise IndexGone(f"{doing}: not in the Milvus at {self.options.shown}: {text}") from error
                 if code == NOT_LOADED:
                     raise Unloaded(f"{doing}: not loaded in the Milvus at {self.options.shown}: {text}") from error
-                why = f"{doing}: the Milvus at {self.options.shown} does not answer as it should: {text}"
-                if not _passes(code, text):
+                refused = _refused(text)
+                why = f"{doing}: the Milvus at {self.options.shown} {refused or 'does not answer as it should'}: {text}"
+                if not refused and not _passes(code, text):
                     raise IndexUnavailable(why) from error
-                if time.monotonic() - begin + pause > patience:
+                if refused or time.monotonic() - begin + pause > patience:
                     self._why, self._down_until = why, time.monotonic() + DOWN_SECONDS
                     raise IndexUnavailable(why) from error
                 time.sleep(pause * random.uniform(0.5, 1))  # so that not all who wait come back together
@@ -143,6 +150,9 @@ class Link:
         tls |= {"server_pem_path": o.ca} if o.ca and not o.cert else {}
         tls |= {"ca_pem_path": o.ca, "client_pem_path": o.cert, "client_key_path": o.key} if o.cert else {}
         tls |= {"server_name": o.server_name} if o.server_name else {}
+        for name, file in (("ca", o.ca), ("cert", o.cert), ("key", o.key)):
+            if file and not os.access(file, os.R_OK):
+                raise IndexUnavailable(f"{name}={file} of the index {o.shown!r} is no file that can be read")
         if o.lite:
             with _counting:
                 _lite[o.uri] += 1
@@ -173,14 +183,25 @@ def _foreign(error: Exception) -> bool:
 
 
 def _said(error: Exception) -> tuple[int | None, str]:
-    code = getattr(error, "code", None)
-    code = code() if callable(code) else code
-    message = getattr(error, "message", None) or str(error)
+    """Its code, and what it says; of a failed connection what the call behind it said, for the client's own words are always the same."""
+    import grpc
+
+    code, message = getattr(error, "code", None), getattr(error, "message", None) or str(error)
+    for call in (error, error.__cause__):
+        if isinstance(call, grpc.RpcError) and isinstance(call, grpc.Call):
+            message = f"{call.code().name}: {call.details()}"
+    code = None if callable(code) else code
     return (code if isinstance(code, int) else None), " ".join(str(message).split())[:500]
 
 
 def _not_there(code: int | None, text: str) -> bool:
     return code in _NOT_FOUND and ("not found" in text or "not exist" in text or "can't find" in text)
+
+
+def _refused(text: str) -> str | None:
+    """What to say of a server that knows who asks and does not want to answer."""
+    lower = text.lower()
+    return next((said for word, said in _REFUSALS if word in lower), None)
 
 
 def _passes(code: int | None, text: str) -> bool:

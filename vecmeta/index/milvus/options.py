@@ -67,6 +67,8 @@ class MilvusOptions:
             )
         if bool(self.cert) != bool(self.key):
             raise InvalidConfig("cert and key of a client belong together: give both or none")
+        if self.cert and not self.ca:  # Milvus's client would leave them out without a word
+            raise InvalidConfig("cert and key of a client need ca as well: the authority that signed the server's certificate")
 
     @property
     def lite(self) -> bool:

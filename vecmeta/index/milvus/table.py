@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STRONG = "Strong"  # after everything that anybody wrote before
+LOADED, LOADING = "Loaded", "Loading"
+LOADS = 20  # times that a server is told to load a collection; one that was started anew may have forgotten it
 
 
 class Table:
@@ -30,7 +32,7 @@ class Table:
 
     def __init__(self, link: Link, name: str, dim: int) -> None:
         self.name, self.dim = name, dim
-        self.patience = PATIENCE  # seconds that a write goes on trying
+        self.patience = PATIENCE  # seconds that a call goes on trying
         self._link, self._options = link, link.options
         self._level, self._timeout = link.options.consistency.title(), link.options.timeout
         self._flat = link.options.lite and link.options.kind == "flat"  # searched so without an index
@@ -68,7 +70,7 @@ class Table:
         options = self._options
 
         def indexed(client: MilvusClient) -> None:
-            if "vector" not in client.list_indexes(self.name):
+            if "vector" not in client.list_indexes(self.name, timeout=self._timeout):
                 params = client.prepare_index_params()
                 params.add_index("vector", index_type=options.kind.upper(), metric_type="COSINE", params=options.index_params())
                 client.create_index(self.name, params, timeout=self._timeout, sync=False)
@@ -76,12 +78,19 @@ class Table:
         if not self._flat:
             self._call("make an index", indexed, WORKING_PATIENCE)
         self.await_index(go_on)
-        self._call(
-            "load a collection", lambda c: c.load_collection(self.name, timeout=self._timeout, _async=True), WORKING_PATIENCE
-        )
-        while not self.loaded():
+        self._load_wholly(go_on)
+
+    def _load_wholly(self, go_on: Callable[[], None]) -> None:
+        self._load()
+        loads, pause = 1, 0.05
+        while (state := self._state()) != LOADED:
+            if state != LOADING:
+                if loads == LOADS:
+                    raise IndexUnavailable(f"Milvus does not load {self.name}, which it was told to do {LOADS} times")
+                self._load()
+                loads, pause = loads + 1, min(2 * pause, 1.0)
             go_on()
-            time.sleep(0.05)
+            time.sleep(pause)
 
     def _load(self) -> None:
         self._link.call(
@@ -93,7 +102,7 @@ class Table:
         pause = 0.02
         while not self._flat:
             go_on()
-            about = self._call("ask for an index", lambda c: c.describe_index(self.name, "vector"), WORKING_PATIENCE) or {}
+            about = self._call("ask for an index", self._index, WORKING_PATIENCE) or {}
             state = str(about.get("state", "Finished"))
             if state == "Failed":
                 raise IndexUnavailable(
@@ -105,10 +114,17 @@ class Table:
             time.sleep(pause)
             pause = min(2 * pause, 0.5)
 
+    def _index(self, client: MilvusClient) -> dict[str, Any] | None:
+        about: dict[str, Any] | None = client.describe_index(self.name, "vector", timeout=self._timeout)
+        return about
+
     def loaded(self) -> bool:
         """Whether it can be searched."""
+        return self._state() == LOADED
+
+    def _state(self) -> str:
         state = self._call("ask for a collection's state", lambda c: c.get_load_state(self.name, timeout=self._timeout))
-        return str(state["state"]) == "Loaded"
+        return str(state["state"])
 
     def flush(self) -> None:
         """Close what is growing, so that it is indexed."""
@@ -124,13 +140,13 @@ class Table:
     def write(self, rows: list[dict[str, Any]], new: bool) -> None:
         """Insert, where all are new, otherwise replace."""
         if new:
-            self._call("insert", lambda c: c.insert(self.name, rows, timeout=self._timeout), self.patience)
+            self._call("insert", lambda c: c.insert(self.name, rows, timeout=self._timeout))
         else:
-            self._call("upsert", lambda c: c.upsert(self.name, rows, timeout=self._timeout), self.patience)
+            self._call("upsert", lambda c: c.upsert(self.name, rows, timeout=self._timeout))
 
     def delete(self, keys: list[int]) -> None:
         """By key."""
-        self._call("delete", lambda c: c.delete(self.name, ids=keys, timeout=self._timeout), self.patience)
+        self._call("delete", lambda c: c.delete(self.name, ids=keys, timeout=self._timeout))
 
     def search(self, queries: Vectors, k: int, text: str, params: dict[str, Any]) -> list[tuple[Sequence[int], Sequence[float]]]:
         """Of each query up to k keys and cosines, best first, of rows that match a filter ("": all)."""
@@ -181,7 +197,8 @@ class Table:
         )
         return rows
 
-    def _call(self, doing: str, function: Callable[[MilvusClient], T], patience: float = PATIENCE) -> T:
+    def _call(self, doing: str, function: Callable[[MilvusClient], T], patience: float | None = None) -> T:
+        patience = self.patience if patience is None else patience
         try:
             return self._link.call(doing, function, patience)
         except Unloaded:
