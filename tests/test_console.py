@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,36 @@ def test_nothing_comes_from_elsewhere_and_nothing_becomes_markup() -> None:
     assert sum(file.stat().st_size for file in FILES) < FIRST_VIEW
 
 
+# -- overview ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_overview_is_what_its_parts_are(service: Service) -> None:
+    name = service.judged()
+    at = f"/v1/collections/{name}"
+    service.db.collection(name).feedback([vm.Judgement(SMALL.ids[0], query=SMALL.x[1]), vm.Judgement(SMALL.ids[0], query=vm.Id(SMALL.ids[1]))])
+    job = service.db.jobs.submit(name)
+    told = good(service.client.get(f"{at}/overview"))
+    assert told["collections"] == good(service.client.get("/v1/collections"))["collections"]
+    assert told["collection"] == good(service.client.get(at))
+    for part in ("versions", "fields", "contradictions"):
+        assert told[part] == good(service.client.get(f"{at}/{part}"))[part]
+    assert told["job"] == good(service.client.get(f"/v1/jobs/{job.id}"))
+    log = good(service.client.get(f"{at}/judgements", params={"limit": 1000}))
+    assert told["total"] == log["total"] == len(told["judgements"])
+    vector = log["judgements"][-2]["query"]
+    assert set(vector) == {"vector"}
+    assert set(told["judgements"][-2]["query"]) == {"digest"}  # instead of a long list of numbers
+    assert [one for n, one in enumerate(told["judgements"]) if n != log["total"] - 2] == [
+        one for n, one in enumerate(log["judgements"]) if n != log["total"] - 2
+    ]
+
+
+def test_an_overview_names_the_collections_that_a_key_may_see(service: Service) -> None:
+    name = service.points()
+    answer = service.client.get(f"/v1/collections/{name}/overview", headers=service.key("read", collections=[name]))
+    assert good(answer)["collections"] == [name]
+
+
 # -- fields ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -95,8 +126,12 @@ def test_the_map_has_a_point_for_each_item_of_each_version(service: Service) -> 
     turned = x1 * [1, -1]
     assert np.linalg.norm(x1 - x0) < np.linalg.norm(turned - x0)
     assert np.linalg.norm(x1 - x0) > 0
-    few = good(service.client.get(f"/v1/collections/{name}/map", params={"limit": 5}))
-    assert (few["ids"], few["total"]) == (SMALL.ids[:5], len(SMALL.ids))
+    few, moved = (
+        good(service.client.get(f"/v1/collections/{name}/map", params={"limit": 40, "version": version})) for version in (0, 1)
+    )
+    assert few["ids"] == moved["ids"] == sorted(few["ids"])  # the same ones, so that they can move
+    assert (len(few["ids"]), few["total"]) == (40, len(SMALL.ids))
+    assert len({SMALL.label[SMALL.ids.index(id)] for id in few["ids"]}) > 6  # from all over, not the first by id
 
 
 def test_the_map_of_an_unknown_version_is_404(service: Service) -> None:
@@ -141,12 +176,23 @@ def test_suggestions_without_concepts_are_typical_items(service: Service) -> Non
 # -- samples -----------------------------------------------------------------------------------------------------------------------
 
 
+def taught(items: list[dict[str, Any]], lesson: dict[str, Any]) -> None:
+    """Each concept's marks are of that value, and items of it are left to be found."""
+    value = {item["id"]: item["metadata"].get(lesson["name"]) for item in items}
+    assert len(lesson["concepts"]) >= 2
+    for concept, ids in lesson["concepts"].items():
+        assert {value[id] for id in ids} == {concept}
+        assert len(set(ids)) == len(ids) <= list(value.values()).count(concept) - 3
+
+
 def test_the_sample_of_texts_can_be_written_as_it_is(service: Service) -> None:
     told = good(service.client.get("/v1/samples/python-docs", params={"limit": 40}))
     assert len(told["items"]) == 40
-    assert all(item["text"] and item["metadata"][told["field"]] for item in told["items"])
+    assert all(item["text"] and item["metadata"]["module"] for item in told["items"])
     assert told["encoder"] == "text"
     assert len(told["queries"]) == 4
+    assert [one["name"] for one in told["lessons"]] == ["module"]
+    taught(told["items"], told["lessons"][0])
 
 
 def test_the_sample_of_pictures_has_moods_and_colours(service: Service) -> None:

@@ -59,12 +59,17 @@ def test_the_quickstart_gains() -> None:
 
 
 def test_scaling_out_says_what_it_needs() -> None:
-    assert "nothing below runs" in printed(run("05_scale_out", VECMETA_NOTEBOOK_URL=""))
+    assert "nothing below runs" in printed(run("05_scale_out", VECMETA_DATA="", VECMETA_INDEX=""))
 
 
 @pytest.mark.quality
-def test_scaling_out_over_postgresql(postgres_url: str) -> None:
-    assert "promoted" in printed(run("05_scale_out", VECMETA_NOTEBOOK_URL=postgres_url))
+def test_scaling_out_over_postgresql_and_milvus(postgres_url: str, real_milvus: str) -> None:
+    said = printed(run("05_scale_out", VECMETA_DATA=postgres_url, VECMETA_INDEX=real_milvus))
+    print(said)
+    assert "promoted -" in said
+    assert "the other replica answers with version 1" in said
+    assert "the same\n" in said
+    assert "left in Milvus: {}" in said
 
 
 @pytest.mark.quality

@@ -38,17 +38,21 @@ export default async function view(main) {
 
   async function bring(files) {
     if (!files.length) return;
-    await told(async () => {
-      const items = await itemsOf(files, state.about.modality);
-      const bar = h("progress", { max: items.length || 1, value: 0, "aria-label": "Progress of the import" });
-      const said = h("p", {}, `0 of ${number(items.length)}`);
-      put(progress, said, bar);
-      const refused = await write(state.name, items, (done, bad) => { bar.value = done; said.textContent = `${number(done)} of ${number(items.length)}${bad.length ? `, ${bad.length} refused` : ""}`; });
+    let [items, done] = [[], 0];
+    const bar = h("progress", { max: 1, value: 0, "aria-label": "Progress of the import" });
+    const said = h("p", {}, "Reading …");
+    put(progress, said, bar);
+    try {
+      items = await itemsOf(files, state.about.modality);
+      bar.max = items.length || 1;
+      const refused = await write(state.name, items, (so, bad) => { bar.value = done = so; said.textContent = `${number(so)} of ${number(items.length)}${bad.length ? `, ${bad.length} refused` : ""}`; });
       put(progress, h("p", {}, `${plural(items.length - refused.length, "item")} written.`),
         refused.length ? h("details", { open: true }, h("summary", {}, `${refused.length} refused`), h("ul", {}, refused.slice(0, 20).map((line) => h("li", {}, `item ${line.line}: ${line.detail}`)))) : null);
-      await fresh();
-    });
+    } catch (error) {
+      put(progress, h("p", { class: "failed", role: "alert" }, items.length ? `Stopped after ${number(done)} of ${plural(items.length, "item")}: ${error.message}` : error.message));
+    }
     file.value = "";
+    await told(fresh);
   }
 
   async function fresh() {

@@ -4,7 +4,7 @@ import { ApiError, at, call } from "../api.js";
 import { card, empty } from "../cards.js";
 import { add, button, h, number, plural, put, select } from "../dom.js";
 import { Filter } from "../filter.js";
-import { changed, described, mark, remember, state } from "../state.js";
+import { changed, described, kept, mark, remember, state } from "../state.js";
 import { Teach } from "../teach.js";
 import { toast, told } from "../toast.js";
 
@@ -107,11 +107,12 @@ export default async function view(main, params) {
   if (asked) { input.value = asked.text ?? ""; await search(asked); }
   else if (!state.about.items) put(list, h("li", { class: "plain" }, empty("Nothing here yet", "This collection has no items.", h("a", { class: "button primary", href: `#/${encodeURIComponent(state.name)}/items` }, "Add items"))));
   else {
-    const seen = await told(() => call("GET", at(state.name, "/items?limit=12")));
-    if (!asks && seen) { mode = "items"; hits = seen.items; status.textContent = `Some of the items. Choose “More like this”${image ? ", or drop a picture" : ""}.`; draw(); }
-    const tries = JSON.parse(localStorage.getItem(`vecmeta-examples-${state.name}`) ?? "[]");
+    const tries = kept("examples");
     if (asks && tries.length) add(put(examples), h("span", {}, "Try"), tries.map((text) => button(text, () => { input.value = text; search({ text }); }, { kind: "small" })));
     if (asks) input.focus();
+    const mine = turn;
+    const seen = await told(() => call("GET", at(state.name, "/items?limit=12")));
+    if (seen && mine === turn) { mode = "items"; hits = seen.items; status.textContent = `${seen.items.length} of ${plural(state.about.items, "item")}. ${asks ? "Ask for something" : image ? "Drop a picture" : "Choose an item"}${asks || image ? ", or choose “More like this”" : ""}.`; draw(); }
   }
   return () => {
     changed.removeEventListener("marks", marked);
