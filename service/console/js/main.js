@@ -93,7 +93,7 @@ async function route() {
   } catch (error) {
     if (mine !== turn) return;
     drawFrame(asked.view);
-    if (error.status === 401) put(main, empty("A key is needed", "This service asks for an API key. One is made by `vecmeta keys create NAME --scope admin`.", button("Enter a key", enterKey, { kind: "primary", icon: "key" })));
+    if (error.status === 401) put(main, empty("A key is needed", ["This service asks for an API key. One is made by ", h("code", {}, "vecmeta keys create NAME --scope admin"), "."], button("Enter a key", enterKey, { kind: "primary", icon: "key" })));
     else put(main, empty(error.status === 404 ? "Not there" : "That did not work", error.message, button("Try again", route)));
   } finally {
     if (mine === turn) main.removeAttribute("aria-busy");

@@ -41,7 +41,7 @@ export function report(told, { short = false, reason = true } = {}) {
     interval("What you taught", m, "fed"), interval("What you did not speak of", m, "unfed"),
   ];
   if (told.dry_run && Object.keys(told.cost).length)
-    parts.push(facts([["Re-embed", `${number(told.cost.rows ?? 0)} items`], ["Takes about", `${number(told.cost.seconds ?? 0, 1)} s`], ["Index", bytes(told.cost.bytes ?? 0)]]));
+    parts.push(facts([["Re-embed", `${number(told.cost.rows ?? 0)} items`], ["Takes about", told.cost.seconds < 0.1 ? "under 0.1 s" : `${number(told.cost.seconds, 1)} s`], ["Index", bytes(told.cost.bytes ?? 0)]]));
   if (!short) {
     parts.push(facts([
       ["Mean rank of what you taught", rank("fed")], ["Mean rank of the rest", rank("unfed")],

@@ -57,7 +57,7 @@ export class Teach {
   understood() {
     const up = state.marks.filter((one) => one.score > 0).length;
     const queries = new Set(state.marks.filter((one) => one.query).map((one) => JSON.stringify(one.query))).size;
-    return `${plural(up, "item")} that fit, ${number(state.marks.length - up)} that do not: ${plural(concepts().length, "concept")}, ${plural(queries, "search", "searches")}.`;
+    return `${plural(up, "item that fits", "items that fit")}, ${number(state.marks.length - up)} that do not: ${plural(concepts().length, "concept")}, ${plural(queries, "search", "searches")}.`;
   }
 
   /** What a sample can be taught, one notion at a time. */
@@ -132,6 +132,7 @@ export class Teach {
     const stage = h("p", {}, STAGES[job.state] ?? job.state);
     const stop = button("Cancel", () => told(() => call("POST", `/v1/jobs/${job.id}/cancel`)), { kind: "small" });
     put(this.result, h("div", { class: "progress" }, stage, bar, stop));
+    this.result.scrollIntoView({ block: "nearest" });
     let ended;
     try {
       ended = await follow(job.id, (seen) => {
@@ -160,6 +161,7 @@ export class Teach {
     const { report } = await import("./report.js");
     const said = job.report;
     put(this.result, report(said, { short: true }));
+    this.result.scrollIntoView({ block: "nearest" });
     if (said.dry_run || said.version === null) return undefined;
     await loadAbout();
     return add(this.result, h("div", { class: "row" },

@@ -1,13 +1,15 @@
 // The items of a collection: pages of them, one by one, and whole files with progress.
 
 import { at, call, write } from "../api.js";
-import { content, details } from "../cards.js";
+import { content, details, metadata } from "../cards.js";
 import { button, confirmed, field, h, number, plural, put } from "../dom.js";
 import { itemsOf } from "../files.js";
 import { itemPath, loadAbout, loadFields, state } from "../state.js";
+import { labelled, table } from "../table.js";
 import { toast, told } from "../toast.js";
 
 const PAGE = 50;
+const COLUMNS = ["Id", "Content", "Metadata", ""];
 
 export default async function view(main) {
   const cursors = [null];
@@ -22,7 +24,7 @@ export default async function view(main) {
   drop.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); bring([...event.dataTransfer.files]); });
   const one = single();
   put(main, h("h1", {}, "Items"), h("div", { class: "two" }, drop, one),
-    status, h("div", { class: "table" }, h("table", {}, h("thead", {}, h("tr", {}, ["Id", "Content", "Metadata", ""].map((name) => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions"))))), body)),
+    status, table(COLUMNS, [], body),
     h("div", { class: "row end" }, earlier, later));
 
   function single() {
@@ -65,7 +67,7 @@ export default async function view(main) {
     await told(async () => {
       const after = cursors.at(-1);
       const page = await call("GET", at(state.name, `/items?limit=${PAGE}${after === null ? "" : `&after=${encodeURIComponent(after)}`}`));
-      put(body, page.items.map(row));
+      put(body, labelled(COLUMNS, page.items.map(row)));
       cursors.push(page.next);
       later.disabled = page.next === null;
       earlier.disabled = cursors.length <= 2;
@@ -78,7 +80,7 @@ export default async function view(main) {
       if (!(await confirmed("Delete this item?", `${item.id} and its vector are deleted. Judgements about it stay and count again if it returns.`, "Delete"))) return;
       await told(async () => { await call("DELETE", itemPath(item.id)); await fresh(); });
     };
-    return h("tr", {}, h("td", { class: "id" }, item.id), h("td", {}, content(item)), h("td", { class: "muted small" }, JSON.stringify(item.metadata)),
+    return h("tr", {}, h("td", { class: "id" }, item.id), h("td", {}, content(item)), h("td", {}, metadata(item.metadata)),
       h("td", {}, button("Open", () => details(item, { remove, like: (which) => { location.hash = `#/${encodeURIComponent(state.name)}/search?like=${encodeURIComponent(which.id)}`; } }), { kind: "small", label: `Open ${item.id}` })));
   }
 

@@ -10,6 +10,9 @@ import { Scatter } from "../scatter.js";
 const COLOURS = 10; // values that have a colour of their own; the others are grey
 const REST = 100; // ms that the pointer rests on a point before the item is asked for
 
+// Values that are colours themselves are shown in them, not in any other.
+const NAMED = { red: 6, orange: 1, yellow: 4, green: 2, blue: 0, purple: 7, pink: 3, brown: 9, "black and white": COLOURS };
+
 /** How points are coloured by values: a number for each (see scatter.js), and what the numbers mean. */
 function colouring(values, numeric) {
   const flat = values.map((value) => (Array.isArray(value) ? value[0] : value)).map((value) => (value === null || typeof value === "object" ? undefined : value));
@@ -19,8 +22,9 @@ function colouring(values, numeric) {
   const counts = new Map();
   for (const value of flat) if (value !== undefined) counts.set(String(value), (counts.get(String(value)) ?? 0) + 1);
   const top = [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, COLOURS);
-  const places = new Map(top.map(([value], place) => [value, place]));
-  const legend = top.map(([value, count], place) => [`colour-${place}`, `${value} (${number(count)})`]);
+  const named = top.every(([value]) => Object.hasOwn(NAMED, value));
+  const places = new Map(top.map(([value], place) => [value, named ? NAMED[value] : place]));
+  const legend = top.map(([value, count]) => [`colour-${places.get(value)}`, `${value} (${number(count)})`]);
   const none = flat.filter((value) => value === undefined).length;
   if (counts.size > COLOURS) legend.push([`colour-${COLOURS}`, plural(counts.size - COLOURS, "other value")]);
   if (none) legend.push([`colour-${COLOURS}`, `none (${number(none)})`]);

@@ -16,7 +16,7 @@ export default async function view(main, params) {
   let mode = "hits"; // or "suggestions"
   let turn = 0;
 
-  const input = h("input", { type: "search", id: "query", "aria-label": "What to look for", autocomplete: "off", placeholder: image ? "Drop a picture here, or choose one" : asks ? "What are you looking for?" : "Own vectors: choose “More like this” of an item", disabled: !asks });
+  const input = h("input", { type: "search", id: "query", "aria-label": "What to look for", autocomplete: "off", placeholder: image ? "Drop or choose a picture" : asks ? "What are you looking for?" : "Choose an item below", disabled: !asks });
   const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "A picture to search by", on: { change: () => byPicture(file.files[0]) } });
   const status = h("p", { class: "status", role: "status", "aria-live": "polite", id: "status" });
   const list = h("ol", { class: `cards ${image ? "pictures" : ""}`, "aria-label": "Hits" });
@@ -25,7 +25,7 @@ export default async function view(main, params) {
     input, image ? [file, button("Picture", () => file.click(), { icon: "image", kind: "primary" })] : asks && h("button", { class: "button primary", type: "submit" }, "Search"));
   const count = select([5, 12, 24, 50].map((n) => [n, `${n} hits`]), k, (value) => { k = Number(value); if (state.query) search(); }, { "aria-label": "How many hits" });
   const examples = h("div", { class: "examples" });
-  const teach = new Teach({ suggest });
+  const teach = new Teach({ suggest: () => { teach.element.classList.remove("open"); suggest(); } }); // on a phone it would lie above them
   const column = h("div", { class: "column" }, h("h1", { class: "unseen" }, `Search ${state.name}`), form, h("div", { class: "row narrowing" }, filter.element, count), examples, status, list);
   const opener = button("Teach", () => teach.element.classList.toggle("open"), { kind: "primary teach-opener", icon: "up" });
   put(main, h("div", { class: "with-panel" }, column, teach.element), opener);
