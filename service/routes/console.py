@@ -45,7 +45,7 @@ JUDGEMENTS = 1000  # of an overview at most
 CONTRADICTIONS = 20  # likewise
 PICTURES = 1200  # of a sample at most: they are drawn anew each time
 QUERIES = 4  # that show what a sample of texts is about
-LESSONS = {"python-docs": {"module": 5}, "openmoji": {"mood": 8, "colour": 8, "subject": 8}}  # fields, and marks for each of their values
+LESSONS = {"python-docs": {"module": 5}, "openmoji": {"mood": 6, "colour": 12, "subject": 8}}  # fields, and marks for each value
 
 
 @views.get("/overview", responses=outcomes(404, 409))
