@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, TimeoutError as Late
+from playwright.sync_api import Browser, Page
+from playwright.sync_api import TimeoutError as Late
 
 import vecmeta as vm
+from service.insight.lessons import lesson
 from service.routes.console import LESSONS
 from tests.browser import Visit, launched, relayed, visit
-from tests.service_kit import Running, started
+from tests.service_kit import Running, started, until
 from vecmeta import openmoji, pydocs
-from service.insight.lessons import lesson
 
 WIDTHS = {390: 844, 1024: 768, 1920: 1080}
 ITEMS = 300  # of each sample
@@ -31,7 +32,10 @@ def fill(folder: Path) -> dict[str, str]:
     """Both samples, each taught one lesson; what a browser that brought them would have kept."""
     kept: dict[str, str] = {}
     with vm.open(folder, device="cpu") as db:
-        for name, encoder, items in (("openmoji", "image", openmoji.gather(ITEMS)), ("python-docs", "text", pydocs.gather(ITEMS))):
+        for name, encoder, items in (
+            ("openmoji", "image", openmoji.gather(ITEMS)),
+            ("python-docs", "text", pydocs.gather(ITEMS)),
+        ):
             collection = db.create(name, encoder=encoder)
             collection.add(items)
             lessons = [found for field, marks in LESSONS[name].items() if (found := lesson(items, field, marks)) is not None]
@@ -44,9 +48,13 @@ def fill(folder: Path) -> dict[str, str]:
                 collection.activate(report.version)
             concept, ids = next(iter(first.items()))
             other = list(first)[1]
-            collection.feedback([vm.Judgement(ids[0], concept=concept, score=-1.0), vm.similar(ids[0], ids[1]), vm.dissimilar(ids[0], ids[1])])
+            collection.feedback(
+                [vm.Judgement(ids[0], concept=concept, score=-1.0), vm.similar(ids[0], ids[1]), vm.dissimilar(ids[0], ids[1])]
+            )
             collection.feedback([vm.Judgement(ids[2], concept=other)])
-        kept["vecmeta-examples-python-docs"] = json.dumps(["set the current line", "join two paths", "parse a number", "write to a file"])
+        kept["vecmeta-examples-python-docs"] = json.dumps(
+            ["set the current line", "join two paths", "parse a number", "write to a file"]
+        )
         kept["vecmeta-recent-python-docs"] = json.dumps([{"text": "set the current line"}, {"text": "join two or more paths"}])
         kept["vecmeta-recent-openmoji"] = json.dumps([{"id": "U+1F622"}, {"id": "U+1F34E"}])
         db.keys.create("search page", ["read", "feedback"], collections=["python-docs"])
@@ -63,7 +71,9 @@ def guest(browser: Browser, running: Running, kept: dict[str, str], width: int, 
     """A visitor with this screen."""
     size = {"width": width, "height": WIDTHS[width]}
     with visit(browser, running, port=port, viewport=size, color_scheme=scheme, reduced_motion="reduce") as one:
-        one.page.add_init_script(f"for (const [name, value] of Object.entries({json.dumps(kept)})) localStorage.setItem(name, value)")
+        one.page.add_init_script(
+            f"for (const [name, value] of Object.entries({json.dumps(kept)})) localStorage.setItem(name, value)"
+        )
         yield one
 
 
@@ -195,6 +205,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, launched() as browser:
         kept = fill(Path(place) / "db")
         with started(Path(place) / "db", workers=1, encoders=["text", "text:int8", "image", "vectors"]) as running:
+            until(lambda: running.ask("GET", "/readyz").status_code == 200, 240)
             running.ask("POST", "/v1/collections/own-vectors/feedback", {"judgements": [{"item": "a", "concept": "first"}]})
             running.ask("POST", "/v1/collections/own-vectors/finetune", {}, headers={"Prefer": "wait=60"}, timeout=90)
             for width, scheme in screens:
@@ -222,7 +233,9 @@ def main() -> None:
                     one.go()
                     one.arrived()
                     shoot(one.page, given.out, f"welcome-{width}-{scheme}")
-                with visit(browser, running, key=None, viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme) as one:
+                with visit(
+                    browser, running, key=None, viewport={"width": width, "height": WIDTHS[width]}, color_scheme=scheme
+                ) as one:
                     one.go()
                     one.page.locator("dialog").wait_for()
                     shoot(one.page, given.out, f"key-{width}-{scheme}")

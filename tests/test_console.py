@@ -76,7 +76,9 @@ def test_nothing_comes_from_elsewhere_and_nothing_becomes_markup() -> None:
 def test_an_overview_is_what_its_parts_are(service: Service) -> None:
     name = service.judged()
     at = f"/v1/collections/{name}"
-    service.db.collection(name).feedback([vm.Judgement(SMALL.ids[0], query=SMALL.x[1]), vm.Judgement(SMALL.ids[0], query=vm.Id(SMALL.ids[1]))])
+    service.db.collection(name).feedback(
+        [vm.Judgement(SMALL.ids[0], query=SMALL.x[1]), vm.Judgement(SMALL.ids[0], query=vm.Id(SMALL.ids[1]))]
+    )
     job = service.db.jobs.submit(name)
     told = good(service.client.get(f"{at}/overview"))
     assert told["collections"] == good(service.client.get("/v1/collections"))["collections"]
@@ -219,7 +221,9 @@ def test_pictures_are_taught_by_mood_and_by_colour(tmp_path: Path, capsys: pytes
             taught = lesson(items, field, LESSONS["openmoji"][field])
             assert taught is not None
             if before is not None:
-                pictures.feedback([vm.Judgement(id, concept=name, score=0.0) for name, ids in before.concepts.items() for id in ids])
+                pictures.feedback(
+                    [vm.Judgement(id, concept=name, score=0.0) for name, ids in before.concepts.items() for id in ids]
+                )
             pictures.feedback([vm.Judgement(id, concept=name) for name, ids in taught.concepts.items() for id in ids])
             report = pictures.adapt()
             assert report.decision == "promoted", (field, report.reason)

@@ -47,7 +47,10 @@ def running(empty: Running) -> Running:
     items = [{"id": id, "vector": x.tolist(), "metadata": told} for id, x, told in zip(SMALL.ids, SMALL.x, about, strict=True)]
     marks = [{"item": one.item, "concept": one.concept} for one in SMALL.judgements(range(4), 4)]
     own("taught", SMALL.dim, items, [*marks, {"item": SMALL.ids[0], "concept": EVIL}])
-    two = [{"id": EVIL, "vector": [1, 0], "metadata": {"name": EVIL}}, {"id": f"{EVIL}2", "vector": [0, 1], "metadata": {EVIL: "x"}}]
+    two = [
+        {"id": EVIL, "vector": [1, 0], "metadata": {"name": EVIL}},
+        {"id": f"{EVIL}2", "vector": [0, 1], "metadata": {EVIL: "x"}},
+    ]
     own("evil", 2, two, [{"item": EVIL, "concept": EVIL}, {"item": f"{EVIL}2", "concept": EVIL, "score": -1.0}])
     return empty
 

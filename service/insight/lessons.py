@@ -1,4 +1,4 @@
-"""Notions that a sample can be taught: a few items of each value of a metadata field, marked, and the others left to see what it brought."""
+"""Notions that a sample can be taught: a few items of each value of a field, marked; the others are left to see what it brought."""
 
 from __future__ import annotations
 

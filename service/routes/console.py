@@ -50,8 +50,7 @@ LESSONS = {"python-docs": {"module": 5}, "openmoji": {"mood": 6, "colour": 12, "
 
 @views.get("/overview", responses=outcomes(404, 409))
 async def get_overview(key: Reader, collection: Named, service: Service) -> OverviewAnswer:
-    """All that a view of a collection begins with, in one answer: what it is, versions, fields, judgements, the newest job; and which others
-    there are."""
+    """All that a view of a collection begins with: what it is, versions, fields, judgements, the newest job, and which others there are."""
     return await service.run(_overview, collection, service.db, key)
 
 
@@ -70,8 +69,10 @@ async def get_map(
     field: Annotated[str | None, Query(max_length=255, description="a metadata field to colour by")] = None,
     limit: Annotated[int, Query(ge=1, le=POINTS)] = POINTS,
 ) -> Response:
-    """Items as points of a plane: all, or as many as `limit` drawn at random, for every version the same ones. The planes of all versions are
-    turned towards version 0's, so that points move as little as they can."""
+    """Items as points of a plane: all, or as many as `limit` drawn at random, for every version the same ones.
+
+    The planes of all versions are turned towards version 0's, so that points move as little as they can.
+    """
     return json_response(await service.run(_mapped, collection, version, field, limit))
 
 

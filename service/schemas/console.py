@@ -50,7 +50,8 @@ class OverviewAnswer(BaseModel):
     versions: list[VersionModel]
     fields: list[FieldModel]
     judgements: Annotated[
-        list[JudgementAnswer], Field(description="the last ones of the log; a query that is a picture or a vector is told by a `digest`")
+        list[JudgementAnswer],
+        Field(description="the last ones of the log; a query that is a picture or a vector is told by a `digest`"),
     ]
     total: Annotated[int, Field(description="judgements in the log")]
     contradictions: list[str]

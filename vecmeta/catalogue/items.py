@@ -145,7 +145,7 @@ class ItemStore:
             return [self._item(*row) for row in connection.execute(query.order_by(items.c.id).limit(limit))]
 
     def drawn(self, count: int, seed: int, contents: bool) -> list[Item]:
-        """`count` items drawn at random, or all of them where there are no more, by ascending id; without their contents these are not read."""
+        """`count` items drawn at random, or all of them where there are no more; by ascending id, with or without contents."""
         keys = self.keys()
         if len(keys) > count:
             keys = np.sort(np.random.default_rng(seed).choice(keys, count, replace=False))
