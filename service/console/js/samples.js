@@ -8,7 +8,7 @@ const KINDS = {
   openmoji: ["Pictures", "OpenMoji’s emoji. Teach it moods, then colours: the same pictures, two notions of similar.", "image"],
   "python-docs": ["Texts", "The documentation of this Python. Teach it what belongs to one module.", "items"],
 };
-const SIZES = [[200, "200 items, a few seconds"], [600, "600 items, half a minute"], [1500, "1,500 items"], [3000, "3,000 items, a minute or more"]];
+const SIZES = [[100, "100 items, a few seconds"], [600, "600 items, half a minute"], [1500, "1,500 items"], [3000, "3,000 items, a minute or more"]];
 
 /** Fetch a sample and write it into a collection of its own; resolves with its name. */
 async function bring(kind, limit, said, bar) {
