@@ -233,6 +233,9 @@ def test_too_much_is_told_and_a_file_is_imported_with_its_refusals(browser: Brow
         expect(page.locator("tbody tr")).to_have_count(50)
         page.get_by_role("button", name="Later").click()
         expect(page.locator(".status").last).to_contain_text("page 2")
+        one.go("#/imports/map")  # numbers of many values are coloured by ranges
+        expect(page.locator(".legend li")).to_have_count(10)
+        expect(page.locator(".legend li").first).to_have_text("2000 to 2013")
         one.go("#/imports/search")
         page.get_by_role("button", name="Filter", exact=True).click()
         page.get_by_label("Comparison").select_option("$gte")

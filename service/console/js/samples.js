@@ -5,7 +5,7 @@ import { button, dialog, field, h, icon, number, put, select } from "./dom.js";
 import { keep } from "./state.js";
 
 const KINDS = {
-  openmoji: ["Pictures", "OpenMoji’s emoji. Teach it moods, then colours: the same pictures, two notions of similar.", "image"],
+  openmoji: ["Pictures", "Emoji by OpenMoji (CC BY-SA 4.0). Teach it moods, then colours: the same pictures, two notions of similar.", "image"],
   "python-docs": ["Texts", "The documentation of this Python. Teach it what belongs to one module.", "items"],
 };
 const SIZES = [[100, "100 items, a few seconds"], [600, "600 items, half a minute"], [1500, "1,500 items"], [3000, "3,000 items, a minute or more"]];

@@ -67,7 +67,7 @@ export default async function view(main, params) {
   async function hover(point, x, y) {
     over = point;
     tip.hidden = point === null;
-    if (point === null) return;
+    if (point === null) { delete tip.dataset.id; return; }
     tip.style.setProperty("left", `${Math.max(0, Math.min(x + 12, canvas.clientWidth - 220))}px`);
     tip.style.setProperty("top", `${y + 12}px`);
     const id = data.ids[point];

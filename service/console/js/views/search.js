@@ -82,6 +82,7 @@ export default async function view(main, params) {
   }
 
   async function suggest() {
+    turn += 1; // what is still being asked for comes too late
     await told(async () => {
       status.textContent = "Looking for what a label would tell most …";
       const found = await call("GET", at(state.name, "/suggestions?k=12"));
