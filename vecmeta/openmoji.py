@@ -7,7 +7,7 @@ An item is one emoji of a single character:
 - ``metadata``  ``{"name": "grinning face", "subject": "face", "mood": "happy", "colour": "yellow"}``; ``subject`` for most,
                 ``mood`` only for faces whose name tells one, ``colour`` is the hue that most coloured pixels have
 
-Pictures are by OpenMoji, CC BY-SA 4.0; faces are cut out of them. They come first: they are what can be taught by mood, and most of them are yellow.
+Pictures are by OpenMoji, CC BY-SA 4.0; faces are cut out of them. Faces come first: they can be taught by mood, and most are yellow.
 """
 
 from __future__ import annotations
