@@ -43,7 +43,7 @@ POINTS = 20_000  # of a map at most
 POOL = 4000  # items among which the next to label are looked for
 JUDGEMENTS = 1000  # of an overview at most
 CONTRADICTIONS = 20  # likewise
-PICTURES = 1200  # of a sample at most: they are drawn anew each time
+PICTURES = 800  # of a sample at most: they are drawn anew each time, in 7 ms each
 QUERIES = 4  # that show what a sample of texts is about
 LESSONS = {"python-docs": {"module": 5}, "openmoji": {"mood": 6, "colour": 12, "subject": 8}}  # fields, and marks for each value
 
