@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,13 +64,13 @@ class Visit:
 
 
 @contextmanager
-def visit(browser: Browser, running: Running, *, key: str | None = "", **context: Any) -> Iterator[Visit]:
-    """A new visitor; `key` "": the admin's, None: none."""
+def visit(browser: Browser, running: Running, *, key: str | None = "", port: int = 0, **context: Any) -> Iterator[Visit]:
+    """A new visitor; `key` "": the admin's, None: none; `port`: of a relay to the service."""
     with browser.new_context(**context) as made:
         made.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         page = made.new_page()
-        one = Visit(page, f"http://127.0.0.1:{running.port}")
+        one = Visit(page, f"http://127.0.0.1:{port or running.port}")
         secret = running.secret if key == "" else key
         if secret is not None:
             page.add_init_script(f"sessionStorage.setItem('vecmeta-key', {secret!r})")
@@ -76,3 +78,63 @@ def visit(browser: Browser, running: Running, *, key: str | None = "", **context
         page.on("console", lambda said: one.problems.append(said.text) if said.type == "error" else None)
         page.on("response", lambda answer: one.seen.append(answer))  # noqa: PLW0108  # Playwright marks what it is given
         yield one
+
+
+class Relay:
+    """A way to a port that can be shut: to whoever goes it, the service is gone then; to the service, its clients are."""
+
+    def __init__(self, to: int) -> None:
+        self._to, self._shut = to, threading.Event()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def shut(self) -> None:
+        """Refuse and break all connections."""
+        self._shut.set()
+        for one in (self._listener, *self._open):
+            _end(one)
+        self._open.clear()
+
+    def open(self) -> None:
+        """Take connections again, on the same port."""
+        self._shut.clear()
+        self._listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
+        threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = listener.accept()
+                there = socket.create_connection(("127.0.0.1", self._to))
+                self._open += (here, there)
+                if self._shut.is_set():  # while this one came in
+                    self.shut()
+                for one, other in ((here, there), (there, here)):
+                    threading.Thread(target=_carry, args=(one, other), daemon=True).start()
+
+
+def _carry(one: socket.socket, other: socket.socket) -> None:
+    """What comes in on one side goes out on the other, until one of them ends."""
+    with suppress(OSError):
+        while part := one.recv(2**16):
+            other.sendall(part)
+    _end(one)
+    _end(other)
+
+
+def _end(one: socket.socket) -> None:
+    with suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    one.close()
+
+
+@contextmanager
+def relayed(to: int) -> Iterator[Relay]:
+    """A relay for as long as the block lasts."""
+    relay = Relay(to)
+    try:
+        yield relay
+    finally:
+        relay.shut()

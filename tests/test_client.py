@@ -125,7 +125,7 @@ def filled(collection: Any) -> Any:
 # -- the same verbs ----------------------------------------------------------------------------------------------------------------
 
 NOT_REMOTE = {  # what makes no sense from afar
-    vm.Collection: {"warm", "settle", "forget", "encoded"},
+    vm.Collection: {"warm", "settle", "forget", "encoded", "sample"},
     Teaching: set(),
     vm.Database: {"export_to", "import_from"},  # folders of the machine where the database is
     Jobs: {"feedback_given", "counts"},

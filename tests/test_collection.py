@@ -87,6 +87,28 @@ def test_items_are_paged_by_id(toys: vm.Collection) -> None:
     assert [i.id for i in toys.items(where={"words": "dog"})] == ["c", "f"]
 
 
+def test_a_sample_is_drawn_at_random_and_the_same_again(db: vm.Database) -> None:
+    c = db.create("many", encoder="vectors", dim=2)
+    c.add_vectors([f"i{n:03d}" for n in range(700)], np.ones((700, 2)), [{"n": n} for n in range(700)])
+    db.create("others", encoder="vectors", dim=2).add_vectors(["x"], np.ones((1, 2)))
+    drawn = c.sample(600)  # more than one page of keys
+    assert [item.id for item in drawn] == sorted({item.id for item in drawn})
+    assert len(drawn) == 600
+    assert drawn == c.sample(600)
+    assert drawn != c.sample(600, seed=1)
+    assert 250 < np.mean([item.metadata["n"] for item in c.sample(100)]) < 450
+    assert len(c.sample(10_000)) == 700
+    for count, seed in ((0, 0), (True, 0), (1.0, 0), (1, -1)):
+        with pytest.raises(vm.InvalidConfig, match="whole number"):
+            c.sample(count, seed)  # type: ignore[arg-type]
+
+
+def test_a_sample_leaves_contents_out_where_they_are_not_wanted(toys: vm.Collection) -> None:
+    first = toys.sample(9)[0]
+    assert (first.id, first.content, first.metadata["n"]) == ("a", "red cat", 0)
+    assert {item.content for item in toys.sample(9, contents=False)} == {None}
+
+
 def test_empty_batches_are_nothing(toys: vm.Collection) -> None:
     assert toys.add([]) == 0
     assert toys.delete([]) == 0

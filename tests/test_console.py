@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import vecmeta as vm
+from service.insight.lessons import Lesson, lesson
+from service.routes.console import LESSONS
 from service.static import POLICY
 from tests.service_kit import SMALL, Service, bearer, good, refused, served
+from vecmeta import openmoji
 
 CONSOLE = Path(__file__).parent.parent / "service" / "console"
 FILES = sorted(path for path in CONSOLE.rglob("*") if path.is_file())
@@ -66,6 +70,38 @@ def test_nothing_comes_from_elsewhere_and_nothing_becomes_markup() -> None:
     assert sum(file.stat().st_size for file in FILES) < FIRST_VIEW
 
 
+# -- overview ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_overview_is_what_its_parts_are(service: Service) -> None:
+    name = service.judged()
+    at = f"/v1/collections/{name}"
+    service.db.collection(name).feedback(
+        [vm.Judgement(SMALL.ids[0], query=SMALL.x[1]), vm.Judgement(SMALL.ids[0], query=vm.Id(SMALL.ids[1]))]
+    )
+    job = service.db.jobs.submit(name)
+    told = good(service.client.get(f"{at}/overview"))
+    assert told["collections"] == good(service.client.get("/v1/collections"))["collections"]
+    assert told["collection"] == good(service.client.get(at))
+    for part in ("versions", "fields", "contradictions"):
+        assert told[part] == good(service.client.get(f"{at}/{part}"))[part]
+    assert told["job"] == good(service.client.get(f"/v1/jobs/{job.id}"))
+    log = good(service.client.get(f"{at}/judgements", params={"limit": 1000}))
+    assert told["total"] == log["total"] == len(told["judgements"])
+    vector = log["judgements"][-2]["query"]
+    assert set(vector) == {"vector"}
+    assert set(told["judgements"][-2]["query"]) == {"digest"}  # instead of a long list of numbers
+    assert [one for n, one in enumerate(told["judgements"]) if n != log["total"] - 2] == [
+        one for n, one in enumerate(log["judgements"]) if n != log["total"] - 2
+    ]
+
+
+def test_an_overview_names_the_collections_that_a_key_may_see(service: Service) -> None:
+    name = service.points()
+    answer = service.client.get(f"/v1/collections/{name}/overview", headers=service.key("read", collections=[name]))
+    assert good(answer)["collections"] == [name]
+
+
 # -- fields ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -95,8 +131,12 @@ def test_the_map_has_a_point_for_each_item_of_each_version(service: Service) -> 
     turned = x1 * [1, -1]
     assert np.linalg.norm(x1 - x0) < np.linalg.norm(turned - x0)
     assert np.linalg.norm(x1 - x0) > 0
-    few = good(service.client.get(f"/v1/collections/{name}/map", params={"limit": 5}))
-    assert (few["ids"], few["total"]) == (SMALL.ids[:5], len(SMALL.ids))
+    few, moved = (
+        good(service.client.get(f"/v1/collections/{name}/map", params={"limit": 40, "version": version})) for version in (0, 1)
+    )
+    assert few["ids"] == moved["ids"] == sorted(few["ids"])  # the same ones, so that they can move
+    assert (len(few["ids"]), few["total"]) == (40, len(SMALL.ids))
+    assert len({SMALL.label[SMALL.ids.index(id)] for id in few["ids"]}) > 6  # from all over, not the first by id
 
 
 def test_the_map_of_an_unknown_version_is_404(service: Service) -> None:
@@ -141,12 +181,23 @@ def test_suggestions_without_concepts_are_typical_items(service: Service) -> Non
 # -- samples -----------------------------------------------------------------------------------------------------------------------
 
 
+def taught(items: list[dict[str, Any]], lesson: dict[str, Any]) -> None:
+    """Each concept's marks are of that value, and items of it are left to be found."""
+    value = {item["id"]: item["metadata"].get(lesson["name"]) for item in items}
+    assert len(lesson["concepts"]) >= 2
+    for concept, ids in lesson["concepts"].items():
+        assert {value[id] for id in ids} == {concept}
+        assert len(set(ids)) == len(ids) <= list(value.values()).count(concept) - 3
+
+
 def test_the_sample_of_texts_can_be_written_as_it_is(service: Service) -> None:
     told = good(service.client.get("/v1/samples/python-docs", params={"limit": 40}))
     assert len(told["items"]) == 40
-    assert all(item["text"] and item["metadata"][told["field"]] for item in told["items"])
+    assert all(item["text"] and item["metadata"]["module"] for item in told["items"])
     assert told["encoder"] == "text"
     assert len(told["queries"]) == 4
+    assert [one["name"] for one in told["lessons"]] == ["module"]
+    taught(told["items"], told["lessons"][0])
 
 
 def test_the_sample_of_pictures_has_moods_and_colours(service: Service) -> None:
@@ -156,6 +207,40 @@ def test_the_sample_of_pictures_has_moods_and_colours(service: Service) -> None:
         item["metadata"]["mood"] for item in told["items"]
     } >= {"happy", "sad"}
     refused(service.client.get("/v1/samples/another"), 422)
+
+
+@pytest.mark.quality
+def test_pictures_are_taught_by_mood_and_by_colour(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As somebody does who presses one lesson's button after the other's: both go live, and what nobody marked is found better."""
+    items = openmoji.gather(400)
+    with vm.open(tmp_path / "db", device="cpu") as db:
+        pictures = db.create("pictures", encoder="image")
+        pictures.add(items)
+        before: Lesson | None = None
+        for field in ("mood", "colour"):
+            taught = lesson(items, field, LESSONS["openmoji"][field])
+            assert taught is not None
+            if before is not None:
+                pictures.feedback(
+                    [vm.Judgement(id, concept=name, score=0.0) for name, ids in before.concepts.items() for id in ids]
+                )
+            pictures.feedback([vm.Judgement(id, concept=name) for name, ids in taught.concepts.items() for id in ids])
+            report = pictures.adapt()
+            assert report.decision == "promoted", (field, report.reason)
+            shares = [alike(pictures, items, taught, version) for version in (0, report.version)]
+            with capsys.disabled():
+                print(f"\nby {field}: {shares[0]:.3f} -> {shares[1]:.3f} of the thirty nearest, {report.reason}")
+            assert shares[1] > shares[0]
+            before = taught
+
+
+def alike(pictures: vm.Collection, items: list[vm.Item], taught: Lesson, version: int | None) -> float:
+    """How many of the thirty nearest of a concept's unmarked items are of that concept."""
+    value = {item.id: item.metadata.get(taught.name) for item in items}
+    marked = {id for ids in taught.concepts.values() for id in ids}
+    asked = [id for id, known in value.items() if known in taught.concepts and id not in marked]
+    found = pictures.search_many([vm.Id(id) for id in asked], 30, version=version)
+    return float(np.mean([value[hit.id] == value[id] for id, hits in zip(asked, found, strict=True) for hit in hits]))
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ SAMPLES = {
     "GET /v1/jobs/{job}": Sample("read"),
     "POST /v1/jobs/{job}/cancel": Sample("write"),
     "GET /v1/jobs/{job}/events": Sample("read"),
+    f"GET {C}/overview": Sample("read"),
     f"GET {C}/fields": Sample("read"),
     f"GET {C}/map": Sample("read", wrong={"params": {"limit": 0}}),
     f"GET {C}/suggestions": Sample("read", wrong={"params": {"k": 0}}),

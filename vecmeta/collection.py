@@ -169,6 +169,17 @@ class Collection(Teaching):
         """Up to `limit` items that match, by ascending id, after the id `after`. Raises InvalidFilter, InvalidConfig."""
         return self._items.page(parsed(where), after, intake.top(limit, "limit"))
 
+    def sample(self, count: int, seed: int = 0, *, contents: bool = True) -> list[Item]:
+        """Up to `count` items drawn at random, by ascending id: the same ones for the same seed, as long as nothing is written.
+
+        Args:
+            contents: False leaves them out: pictures that nobody looks at are not read.
+
+        Raises:
+            InvalidConfig.
+        """
+        return self._items.drawn(intake.whole(count, "count", 1), intake.whole(seed, "seed", 0), contents)
+
     # -- search --------------------------------------------------------------------------------------------------------------
 
     def search(

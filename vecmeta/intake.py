@@ -58,6 +58,13 @@ def top(k: object, name: str = "k") -> int:
     return int(k)
 
 
+def whole(number: object, name: str, least: int) -> int:
+    """A whole number that is not too small. Raises InvalidConfig."""
+    if isinstance(number, bool) or not isinstance(number, int) or not least <= number < 2**63:
+        raise InvalidConfig(f"{name} is a whole number from {least} on, not {number!r}")
+    return number
+
+
 def listed(ids: Sequence[str]) -> list[str]:
     """The ids as a list. Raises InvalidConfig for a single text or what is no text."""
     if isinstance(ids, str):

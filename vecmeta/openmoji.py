@@ -3,11 +3,11 @@
 An item is one emoji of a single character:
 
 - ``id``        its code point, ``U+1F600``; unique
-- ``content``   a PNG, 128 x 128, on white
+- ``content``   a PNG, 224 x 224, on white; of faces what lies within their outline, so that what tells a mood is large
 - ``metadata``  ``{"name": "grinning face", "subject": "face", "mood": "happy", "colour": "yellow"}``; ``subject`` for most,
                 ``mood`` only for faces whose name tells one, ``colour`` is the hue that most coloured pixels have
 
-Pictures are by OpenMoji, CC BY-SA 4.0. Faces come first: they are what can be taught by mood, and all of them are yellow.
+Pictures are by OpenMoji, CC BY-SA 4.0; faces are cut out of them. Faces come first: they can be taught by mood, and most are yellow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from vecmeta.errors import InvalidConfig
 from vecmeta.types import Item
 
 LIMIT = 1200
-SIZE = 128  # pixels
+SIZE = 224  # pixels
+_WHOLE, _WITHIN = 'viewBox="0 0 72 72"', 'viewBox="17 18.5 38 38"'  # of a picture; of a face: its eyes, brows and mouth
 _ONE = re.compile(r"([0-9A-F]{4,5})\.svg")
 _MOODS = {  # the first that fits
     "unwell": ("MASK", "THERMOMETER", "NAUSEATED", "SNEEZING", "VOMITING", "BANDAGE", "OVERHEATED", "FREEZING", "DIZZY"),
@@ -72,8 +73,9 @@ def gather(limit: int = LIMIT) -> list[Item]:
     )
     items = []
     for code in found[:limit]:
+        drawing = (folder / f"{code:04X}.svg").read_text("utf-8")
         picture = resvg_py.svg_to_bytes(
-            svg_string=(folder / f"{code:04X}.svg").read_text("utf-8"),
+            svg_string=drawing.replace(_WHOLE, _WITHIN, 1) if subject(code) == "face" else drawing,
             width=SIZE,
             height=SIZE,
             background="#ffffff",

@@ -10,7 +10,7 @@ from service.errors import Refused, outcomes
 from service.links import CREATED
 from service.schemas.collections import CollectionAnswer, CollectionsAnswer, NewCollection, PolicyModel
 from service.security import check
-from vecmeta import Collection
+from vecmeta import Collection, Key
 
 router = APIRouter(prefix="/collections", tags=["collections"], route_class=FastRoute)
 
@@ -30,21 +30,19 @@ async def create_collection(body: NewCollection, service: Service, key: Reader) 
     except vm.EncoderUnavailable as error:
         raise Refused(422, "encoder_unavailable", str(error)) from error
     await service.run(service.opened, collection)
-    return await service.run(_described, collection)
+    return await service.run(described, collection)
 
 
 @router.get("", responses=outcomes(taken=False))
 async def list_collections(service: Service, key: Reader) -> CollectionsAnswer:
     """The names of all collections that the key may see."""
-    names = await service.run(service.db.collections)
-    bound = None if key is None else key.collections
-    return CollectionsAnswer(collections=[name for name in names if bound is None or name in bound])
+    return CollectionsAnswer(collections=visible(await service.run(service.db.collections), key))
 
 
 @router.get("/{name}", responses=outcomes(404, 409))
 async def get_collection(_: Reader, collection: Named, service: Service) -> CollectionAnswer:
     """One collection."""
-    return await service.run(_described, collection)
+    return await service.run(described, collection)
 
 
 @router.delete("/{name}", status_code=204, responses=outcomes(404))
@@ -67,7 +65,14 @@ async def set_policy(body: PolicyModel, _: Admin, collection: Named, service: Se
     return body
 
 
-def _described(collection: Collection) -> CollectionAnswer:
+def visible(names: list[str], key: Key | None) -> list[str]:
+    """Those that a key may see."""
+    bound = None if key is None else key.collections
+    return [name for name in names if bound is None or name in bound]
+
+
+def described(collection: Collection) -> CollectionAnswer:
+    """A collection as an answer."""
     return CollectionAnswer(
         name=collection.name,
         encoder=collection.encoder_name,

@@ -79,18 +79,7 @@ async def list_judgements(
 ) -> JudgementsAnswer:
     """The log, oldest first."""
     log = await service.run(collection.judgements)
-    page = [
-        JudgementAnswer(
-            item=j.item,
-            concept=j.concept,
-            query=query_json(j.query),
-            score=j.score,
-            user=j.user,
-            time=j.time,
-        )
-        for j in log[offset : offset + limit]
-    ]
-    return JudgementsAnswer(judgements=page, total=len(log))
+    return JudgementsAnswer(judgements=[judgement_answer(one) for one in log[offset : offset + limit]], total=len(log))
 
 
 @collections.get("/contradictions", responses=outcomes(404, 409))
@@ -214,6 +203,14 @@ async def _watched(service: Runtime, id: str, seconds: float | None) -> AsyncIte
         if job.finished is not None or (end is not None and loop.time() >= end) or service.stopping:
             return
         await asyncio.sleep(LOOK_EVERY)
+
+
+def judgement_answer(judgement: Judgement) -> JudgementAnswer:
+    """A judgement as an answer."""
+    return JudgementAnswer(
+        item=judgement.item, concept=judgement.concept, query=query_json(judgement.query), score=judgement.score, user=judgement.user,
+        time=judgement.time,
+    )  # fmt: skip
 
 
 def job_model(job: Job) -> JobModel:

@@ -33,7 +33,7 @@ Number = Annotated[int, Path(ge=0, lt=2**31, description="the version; 0 is the 
 @router.get("/versions", responses={**outcomes(404, 409), **VERSIONS})
 async def list_versions(_: Reader, collection: Named, service: Service) -> VersionsAnswer:
     """All versions, oldest first."""
-    return VersionsAnswer(versions=[VersionModel(**_fields(version)) for version in await service.run(collection.versions)])
+    return VersionsAnswer(versions=[version_model(version) for version in await service.run(collection.versions)])
 
 
 @router.get("/versions/{n}", responses=outcomes(404, 409))
@@ -80,6 +80,11 @@ async def click(body: ClickBody, _: Teacher, collection: Named, service: Service
     if version >= 2**31:
         raise vm.InvalidConfig("the search id is not one that this service gave")
     return ClickAnswer(counted=await service.run(collection.traffic.clicked, body.search, version, body.item, body.rank))
+
+
+def version_model(version: Version) -> VersionModel:
+    """A version as an answer."""
+    return VersionModel(**_fields(version))
 
 
 def _fields(version: Version) -> dict[str, object]:

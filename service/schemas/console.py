@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from service.schemas.collections import CollectionAnswer
 from service.schemas.common import Model, Name
 from service.schemas.items import ItemAnswer
+from service.schemas.teach import JobModel, JudgementAnswer
+from service.schemas.versions import VersionModel
 
 Scope = Literal["read", "feedback", "write", "admin"]
 
@@ -33,19 +36,34 @@ class FieldModel(BaseModel):
 
 
 class FieldsAnswer(BaseModel):
-    """The metadata fields of a collection, told from the first `read` items."""
+    """The metadata fields of a collection, told from `read` items, all or drawn at random."""
 
     fields: list[FieldModel]
     read: int
+
+
+class OverviewAnswer(BaseModel):
+    """A collection as a view of it begins, and the names of all that the key may see."""
+
+    collections: list[str]
+    collection: CollectionAnswer
+    versions: list[VersionModel]
+    fields: list[FieldModel]
+    judgements: Annotated[
+        list[JudgementAnswer],
+        Field(description="the last ones of the log; a query that is a picture or a vector is told by a `digest`"),
+    ]
+    total: Annotated[int, Field(description="judgements in the log")]
+    contradictions: list[str]
+    job: Annotated[JobModel | None, Field(description="the newest one of the collection")]
 
 
 class MapAnswer(BaseModel):
     """Items as points of a plane: their two principal axes, turned towards version 0's; column by column."""
 
     version: int
-    total: Annotated[int, Field(description="items of the collection; the map has the first of them by id")]
+    total: Annotated[int, Field(description="items of the collection, of which the map may have a part, drawn at random")]
     ids: list[str]
-    lines: Annotated[list[str], Field(description="the beginning of each text")]
     x: list[float]
     y: list[float]
     values: Annotated[list[Any], Field(description="each item's value of the field that was asked for; null where it has none")]
@@ -60,20 +78,27 @@ class SuggestionModel(BaseModel):
 
 
 class SuggestionsAnswer(BaseModel):
-    """What to label next, most telling first; looked for among the first `read` items."""
+    """What to label next, most telling first; looked for among `read` items, all or drawn at random."""
 
     suggestions: list[SuggestionModel]
     read: int
 
 
+class LessonModel(BaseModel):
+    """A notion that a sample can be taught: the field that it is by, and the items to mark for each concept."""
+
+    name: str
+    concepts: dict[str, list[str]]
+
+
 class SampleAnswer(BaseModel):
-    """A sample collection to write: a name for it, its encoder, its items, and what to try with it."""
+    """A sample collection to write: a name for it, its encoder, its items, what to ask and what to teach it."""
 
     name: str
     encoder: str
     items: list[ItemAnswer]
-    field: Annotated[str, Field(description="the metadata field that items can be coloured and taught by")]
     queries: list[str]
+    lessons: list[LessonModel]
 
 
 class NewKey(Model):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic_core import from_json  # as json.loads, whole numbers of any length included, in a third of the time
-from sqlalchemy import Connection, and_, delete, func, insert, literal, or_, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, literal, null, or_, select, update
 
 from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
@@ -142,6 +142,19 @@ class ItemStore:
             query = query.where(items.c.id > after)
         with self._engine.reading() as connection:
             return [self._item(*row) for row in connection.execute(query.order_by(items.c.id).limit(limit))]
+
+    def drawn(self, count: int, seed: int, contents: bool) -> list[Item]:
+        """`count` items drawn at random, or all of them where there are no more; by ascending id, with or without contents."""
+        keys = self.keys()
+        if len(keys) > count:
+            keys = np.sort(np.random.default_rng(seed).choice(keys, count, replace=False))
+        held = (items.c.text, items.c.blob) if contents else (null(), null())
+        found: list[Item] = []
+        with self._engine.reading() as connection:
+            for chunk in _chunks(keys.tolist(), _IN):
+                query = select(items.c.id, items.c.metadata, *held).where(items.c.key.in_(chunk))
+                found += (self._item(*row) for row in connection.execute(query))
+        return sorted(found, key=lambda item: item.id)
 
     def count(self, where: Node | None = None) -> int:
         """How many items match."""

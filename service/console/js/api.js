@@ -76,28 +76,38 @@ export async function write(name, items, told = () => {}, size = 64) {
   return refused;
 }
 
-/** Follow a job by server-sent events until it ends; resolves with the job. A stream that breaks is taken up again. */
+/**
+ * Follow a job by server-sent events until it ends; resolves with the job, or null if it is gone with its collection. A stream that breaks
+ * is taken up again, also after the service was away.
+ */
 export async function follow(id, onjob, signal) {
-  let job = null;
-  for (let tries = 0; tries < 20 && !job?.finished; tries += 1) {
-    if (tries) await new Promise((resolve) => setTimeout(resolve, 500));
-    const answer = await asked("GET", `/v1/jobs/${id}/events`, { signal, headers: { Accept: "text/event-stream" } });
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    let rest = "";
+  for (;;) {
     try {
-      for (;;) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const parts = (rest + value).split(/\r?\n\r?\n/);
-        rest = parts.pop();
-        for (const part of parts) {
-          const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-          if (data) onjob((job = JSON.parse(data)));
-        }
-      }
+      const answer = await asked("GET", `/v1/jobs/${id}/events`, { signal, headers: { Accept: "text/event-stream" } });
+      const job = await heard(answer.body.pipeThrough(new TextDecoderStream()).getReader(), onjob);
+      if (job?.finished) return job;
     } catch (error) {
-      if (error.name === "AbortError") throw error;
+      if (error.status === 404) return null;
+      if (error.status !== 0) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, AGAIN));
+  }
+}
+
+const AGAIN = 1000; // ms until a stream that broke is asked for again
+
+/** The jobs of a stream of events; resolves with the last one. */
+async function heard(reader, onjob) {
+  let job = null;
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read().catch((error) => { if (error.name === "AbortError") throw error; return { done: true }; });
+    if (done) return job;
+    const parts = (rest + value).split(/\r?\n\r?\n/);
+    rest = parts.pop();
+    for (const part of parts) {
+      const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      if (data) onjob((job = JSON.parse(data)));
     }
   }
-  return job;
 }

@@ -1,10 +1,9 @@
 // The frame around the views: navigation, the collection in use, the key, and what is told when the service is gone.
 
-import { events, key, setKey } from "./api.js";
+import { call, events, key, setKey } from "./api.js";
 import { empty } from "./cards.js";
 import { button, dialog, field, h, icon, put, select } from "./dom.js";
-import { bringSample } from "./samples.js";
-import { changed, loadCollections, open, state } from "./state.js";
+import { changed, open, state } from "./state.js";
 import { toast } from "./toast.js";
 
 const VIEWS = {
@@ -23,6 +22,7 @@ const live = h("a", { class: "chip", id: "live" });
 const banner = h("div", { class: "banner", role: "alert" });
 let leave = null;
 let turn = 0;
+let shown = "search"; // the view
 
 function theme() {
   const now = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
@@ -40,7 +40,8 @@ function frame() {
     nav, main);
 }
 
-function drawFrame(view) {
+function drawFrame(view = shown) {
+  shown = view;
   const name = state.name ? encodeURIComponent(state.name) : "-";
   put(nav, Object.entries(VIEWS).map(([id, [text]]) => h("a", { href: `#/${id === "operate" ? "-" : name}/${id}`, "aria-current": id === view ? "page" : null }, icon(id), h("span", {}, text))));
   put(chooser, state.collections.length ? select(state.collections.map((one) => [one, one]), state.name, (one) => { location.hash = `#/${encodeURIComponent(one)}/search`; }, { "aria-label": "Collection", id: "collection" }) : null);
@@ -62,6 +63,18 @@ function place() {
   return { name: name && name !== "-" ? name : null, view: VIEWS[view] ? view : "search", page, params: new URLSearchParams(query) };
 }
 
+/** The collection that the address names; else the one in use, the one that was used last, or any. */
+async function arrive(name) {
+  const wish = name ?? state.name ?? localStorage.getItem("vecmeta-collection");
+  try {
+    await open(wish);
+  } catch (error) {
+    if (!name && wish && error.status === 404) return open(null); // it was dropped since
+    if (error.status >= 404) Object.assign(state, { name: null, about: null, collections: (await call("GET", "/v1/collections")).collections }); // another can be chosen
+    throw error;
+  }
+}
+
 async function route() {
   const mine = (turn += 1);
   const asked = place();
@@ -69,31 +82,23 @@ async function route() {
   leave = null;
   main.setAttribute("aria-busy", "true");
   try {
-    if (!state.collections.length || (asked.name && !state.collections.includes(asked.name))) await loadCollections();
-    const last = localStorage.getItem("vecmeta-collection");
-    const name = asked.name ?? state.name ?? (state.collections.includes(last) ? last : state.collections[0]) ?? null;
-    if (asked.view !== "operate" && name) await open(name);
+    const code = VIEWS[asked.view][1]();
+    await arrive(asked.name).catch((error) => { if (asked.view !== "operate" || error.status !== 409) throw error; }); // one that cannot be used can still be dropped
+    const view = (await code).default;
     if (mine !== turn) return;
     drawFrame(asked.view);
     document.title = `${VIEWS[asked.view][0]} · vecmeta`;
-    const view = (await VIEWS[asked.view][1]()).default;
-    if (mine !== turn) return;
-    if (asked.view !== "operate" && !state.name) welcome();
+    if (asked.view !== "operate" && !state.name) (await import("./samples.js")).welcome(main);
     else { const end = await view(main, asked.params, asked.page); if (mine === turn) leave = end ?? null; else end?.(); }
   } catch (error) {
-    if (mine === turn && error.status !== 401) put(main, empty(error.status === 404 ? "Not there" : "That did not work", error.message, button("Try again", route)));
-    if (mine === turn && error.status === 401) put(main, empty("A key is needed", "This service asks for an API key. One is made by `vecmeta keys create NAME --scope admin`.", button("Enter a key", enterKey, { kind: "primary", icon: "key" })));
+    if (mine !== turn) return;
     drawFrame(asked.view);
+    if (error.status === 401) put(main, empty("A key is needed", ["This service asks for an API key. One is made by ", h("code", {}, "vecmeta keys create NAME --scope admin"), "."], button("Enter a key", enterKey, { kind: "primary", icon: "key" })));
+    else put(main, empty(error.status === 404 ? "Not there" : "That did not work", error.message, button("Try again", route)));
   } finally {
-    main.removeAttribute("aria-busy");
+    if (mine === turn) main.removeAttribute("aria-busy");
   }
-}
-
-function welcome() {
-  put(main, h("div", { class: "welcome" }, h("h1", {}, "Teach it what you mean by similar"),
-    h("ol", { class: "steps" }, h("li", {}, h("b", {}, "Search"), " and see what comes up."), h("li", {}, h("b", {}, "Mark"), " about five items that fit."), h("li", {}, h("b", {}, "Adapt"), ": seconds later everything is found under your notion, if that measures better.")),
-    h("div", { class: "row" }, button("Try sample data", () => bringSample(), { kind: "primary big", icon: "spark", id: "sample" }), h("a", { class: "button big", href: "#/-/operate/collections" }, "Make a collection")),
-    h("p", { class: "hint" }, "Everything the console does goes over the HTTP API: ", h("a", { href: "/docs" }, "its manual"), ".")));
+  performance.mark("vecmeta-view"); // what the time until a view stands is measured by
 }
 
 let asking = false;
@@ -116,6 +121,7 @@ events.addEventListener("unauthorized", () => { if (key()) toast("This key is un
 events.addEventListener("gone", () => put(banner, h("p", {}, "The service does not answer. Trying again …")));
 events.addEventListener("back", () => { put(banner); toast("The service is back."); if (!state.about) route(); });
 changed.addEventListener("versions", drawLive);
+changed.addEventListener("collections", () => drawFrame());
 addEventListener("hashchange", route);
 addEventListener("unhandledrejection", (event) => { if (event.reason?.status !== 401 && event.reason?.name !== "AbortError") toast(event.reason?.message ?? "Something went wrong.", "bad"); });
 route();

@@ -21,22 +21,31 @@ function interval(label, metrics, part) {
       s("line", { class: "range", x1: x(low), x2: x(high), y1: 11, y2: 11 }), s("circle", { cx: x(gain), cy: 11, r: 4.5 })));
 }
 
+/** A share of `count` tests with its 90 % interval (Wilson 1927). */
+function share(value, count) {
+  const z2 = 1.645 ** 2 / count;
+  const [middle, half] = [(value + z2 / 2) / (1 + z2), (Math.sqrt(z2 * value * (1 - value) + z2 ** 2 / 4)) / (1 + z2)];
+  return `${number(value * 100)} % (${number((middle - half) * 100)} to ${number((middle + half) * 100)} %)`;
+}
+
 const facts = (pairs) => h("dl", { class: "facts" }, pairs.filter(([, value]) => value !== null).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 
 /** A report as the service gives it. */
 export function report(told, { short = false, reason = true } = {}) {
   const m = told.metrics;
   const rank = (part) => (m[`${part}_rank`] === undefined ? null : `${number(m[`${part}_rank_base`], 1)} → ${number(m[`${part}_rank`], 1)}`);
+  const worse = (part) => (m[`${part}_tests`] ? share(m[`${part}_worse`], m[`${part}_tests`]) : null);
   const head = told.dry_run ? `Preview: ${DECISIONS[told.decision].toLowerCase()}` : DECISIONS[told.decision];
   const parts = [
     h("p", { class: `decision ${told.decision}` }, h("b", {}, head)), reason ? h("p", {}, told.reason) : null,
     interval("What you taught", m, "fed"), interval("What you did not speak of", m, "unfed"),
   ];
   if (told.dry_run && Object.keys(told.cost).length)
-    parts.push(facts([["Re-embed", `${number(told.cost.rows ?? 0)} items`], ["Takes about", `${number(told.cost.seconds ?? 0, 1)} s`], ["Index", bytes(told.cost.bytes ?? 0)]]));
+    parts.push(facts([["Re-embed", `${number(told.cost.rows ?? 0)} items`], ["Takes about", told.cost.seconds < 0.1 ? "under 0.1 s" : `${number(told.cost.seconds, 1)} s`], ["Index", bytes(told.cost.bytes ?? 0)]]));
   if (!short) {
     parts.push(facts([
       ["Mean rank of what you taught", rank("fed")], ["Mean rank of the rest", rank("unfed")],
+      ["Worse, of what you taught", worse("fed")], ["Worse, of the rest", worse("unfed")],
       ["Neighbours kept", m.neighbours_kept === undefined ? null : `${number(m.neighbours_kept * 100)} %`], ["Torn neighbourhoods", `${number(told.harmed * 100, 1)} %`],
       ["Unlike the training", m.shift === undefined ? null : `${number(m.shift, 2)} (limit 1)`], ["Took", told.seconds.total === undefined ? null : `${number(told.seconds.total, 1)} s`],
     ]));

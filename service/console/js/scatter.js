@@ -2,10 +2,10 @@
 
 const MOVE = 700; // ms from layout to layout
 const SIZE = 3; // px of a point
-const COLOURS = 11;
+const NAMES = [...Array.from({ length: 11 }, (_, n) => `--colour-${n}`), ...Array.from({ length: 10 }, (_, n) => `--scale-${n}`)];
 
 // Registered as colours, so that their computed values are ones: a canvas takes no light-dark().
-for (let n = 0; n < COLOURS; n += 1) CSS.registerProperty({ name: `--colour-${n}`, syntax: "<color>", inherits: true, initialValue: "gray" });
+for (const name of NAMES) CSS.registerProperty({ name, syntax: "<color>", inherits: true, initialValue: "gray" });
 
 /** "rgb(61, 79, 209)" as a pixel. */
 function packed(colour) {
@@ -13,16 +13,28 @@ function packed(colour) {
   return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 }
 
+/** The numbers 0 to n - 1 with the largest values first: what is drawn last lies above. */
+function downwards(values) {
+  const starts = new Uint32Array(257);
+  for (const value of values) starts[255 - value + 1] += 1;
+  for (let n = 0; n < 256; n += 1) starts[n + 1] += starts[n];
+  const order = new Uint32Array(values.length);
+  for (let n = 0; n < values.length; n += 1) order[starts[255 - values[n]]++] = n;
+  return order;
+}
+
+const NONE = new Float32Array(0);
+
 // Pixels are written one by one and drawn at once: twenty thousand calls of a canvas take several times as long.
 export class Scatter {
   /** `told`: {hover(point | null, x, y), pick(point)}. */
   constructor(canvas, told) {
-    Object.assign(this, { canvas, told, ids: [], x: [], y: [], colour: [], zoom: 1, panX: 0, panY: 0, begin: null, frames: [], pending: false });
+    Object.assign(this, { canvas, told, ids: [], x: NONE, y: NONE, from: null, order: new Uint32Array(0), zoom: 1, panX: 0, panY: 0, moving: false, shown: 1, begin: null, pending: false });
     this.context = canvas.getContext("2d");
     this.resized = new ResizeObserver(() => this.fit());
     this.resized.observe(canvas);
     this.dark = matchMedia("(prefers-color-scheme: dark)");
-    this.repaint = () => this.paintSoon();
+    this.repaint = () => { this.colours = null; this.paintSoon(); };
     this.dark.addEventListener("change", this.repaint);
     this.themed = new MutationObserver(this.repaint);
     this.themed.observe(document.documentElement, { attributes: true });
@@ -41,24 +53,38 @@ export class Scatter {
     this.closed = true;
   }
 
-  /** Another layout; points whose id was there move to their new place. */
+  /** Another layout; points whose id was there move to their new place. `colour`: a number into NAMES for each. */
   show(ids, x, y, colour) {
-    const before = new Map(this.ids.map((id, place) => [id, place]));
-    const old = this.ids.length ? ids.map((id) => before.get(id) ?? -1) : null;
-    this.from = old ? [old.map((place, n) => (place < 0 ? x[n] : this.x[place])), old.map((place, n) => (place < 0 ? y[n] : this.y[place]))] : null;
-    // One frame for both layouts, so that what moves in it has moved.
-    const frame = old ? this.frame : { left: Infinity, right: -Infinity, bottom: Infinity, top: -Infinity };
-    for (let n = 0; n < x.length; n += 1) {
-      frame.left = Math.min(frame.left, x[n]); frame.right = Math.max(frame.right, x[n]);
-      frame.bottom = Math.min(frame.bottom, y[n]); frame.top = Math.max(frame.top, y[n]);
+    const places = this.ids.length ? this.places(ids) : null;
+    const [nextX, nextY] = [Float32Array.from(x), Float32Array.from(y)];
+    if (places) {
+      const [fromX, fromY] = [nextX.slice(), nextY.slice()];
+      const t = this.moving ? this.shown : 1; // a move that another one overtakes goes on from where it is
+      const old = t < 1 ? this.from : this;
+      for (let n = 0; n < places.length; n += 1) {
+        const place = places[n];
+        if (place >= 0) [fromX[n], fromY[n]] = [old.x[place] + (this.x[place] - old.x[place]) * t, old.y[place] + (this.y[place] - old.y[place]) * t];
+      }
+      this.from = { x: fromX, y: fromY };
     }
-    this.frame = frame;
-    Object.assign(this, { ids, x, y, colour });
-    // The commonest colours last, so that they lie above the grey of all the others.
-    this.order = Array.from(colour.keys()).sort((a, b) => colour[b] - colour[a]);
-    this.begin = this.from && !matchMedia("(prefers-reduced-motion: reduce)").matches ? performance.now() : null;
-    this.frames = [];
+    // One frame for both layouts, so that what moves in it has moved.
+    const frame = places ? this.frame : { left: Infinity, right: -Infinity, bottom: Infinity, top: -Infinity };
+    for (let n = 0; n < nextX.length; n += 1) {
+      frame.left = Math.min(frame.left, nextX[n]); frame.right = Math.max(frame.right, nextX[n]);
+      frame.bottom = Math.min(frame.bottom, nextY[n]); frame.top = Math.max(frame.top, nextY[n]);
+    }
+    Object.assign(this, { frame, ids, x: nextX, y: nextY, colour, shown: 0, begin: null });
+    this.moving = places !== null && !matchMedia("(prefers-reduced-motion: reduce)").matches;
+    if (this.moving) this.canvas.dataset.moving = "";
+    this.order = downwards(colour); // so that what has a colour of its own lies above the grey of the others
     this.fit();
+  }
+
+  /** Where each of these ids lay before; -1: nowhere. */
+  places(ids) {
+    if (ids.length === this.ids.length && ids.every((id, n) => id === this.ids[n])) return Int32Array.from(ids.keys());
+    const before = new Map(this.ids.map((id, place) => [id, place]));
+    return Int32Array.from(ids, (id) => before.get(id) ?? -1);
   }
 
   fit() {
@@ -66,7 +92,7 @@ export class Scatter {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     if (this.canvas.width !== Math.round(width * ratio)) this.canvas.width = Math.round(width * ratio);
     if (this.canvas.height !== Math.round(height * ratio)) this.canvas.height = Math.round(height * ratio);
-    Object.assign(this, { width, height, ratio, });
+    Object.assign(this, { width, height, ratio });
     const { left, right, bottom, top } = this.frame ?? {};
     const known = Number.isFinite(left);
     this.scale = known ? Math.min((width - 32) / Math.max(1e-9, right - left), (height - 32) / Math.max(1e-9, top - bottom)) : 1;
@@ -80,18 +106,18 @@ export class Scatter {
     requestAnimationFrame((now) => { this.pending = false; this.paint(now); });
   }
 
-  /** The share of the move that is done, eased. */
+  /** The share of the move that is done, eased; it begins with its first frame. */
   done(now) {
-    if (this.begin === null) return 1;
-    const t = Math.min(1, Math.max(0, (now - this.begin) / MOVE));
-    if (t === 1) this.begin = null;
-    return t * t * (3 - 2 * t);
+    if (!this.moving) return 1;
+    this.begin ??= now;
+    const t = Math.min(1, (now - this.begin) / MOVE);
+    this.moving = t < 1;
+    this.shown = t * t * (3 - 2 * t);
+    return this.shown;
   }
 
   paint(now) {
-    const started = performance.now();
-    const { context, width, height, ratio } = this;
-    const style = getComputedStyle(this.canvas);
+    const { context, width, height, ratio, x, y, colour, order } = this;
     const t = this.done(now);
     const scale = this.scale * this.zoom;
     const [left, top] = [width / 2 + this.panX - this.middle[0] * scale, height / 2 + this.panY + this.middle[1] * scale];
@@ -101,31 +127,32 @@ export class Scatter {
       this.image = context.createImageData(across, down);
       this.pixels = new Uint32Array(this.image.data.buffer);
     }
-    const { pixels } = this;
+    if (!this.colours) {
+      const style = getComputedStyle(this.canvas);
+      this.colours = Uint32Array.from(NAMES, (name) => packed(style.getPropertyValue(name)));
+    }
+    const { pixels, colours } = this;
     pixels.fill(0);
-    const colours = Array.from({ length: COLOURS }, (_, n) => packed(style.getPropertyValue(`--colour-${n}`)));
-    const points = this.ids.length;
-    const side = Math.max(2, Math.round((points > 5000 ? SIZE - 0.5 : points > 1000 ? SIZE + 1 : SIZE + 3) * ratio));
-    for (const n of this.order ?? []) {
-      const x = t === 1 ? this.x[n] : this.from[0][n] + (this.x[n] - this.from[0][n]) * t;
-      const y = t === 1 ? this.y[n] : this.from[1][n] + (this.y[n] - this.from[1][n]) * t;
-      const column = Math.round((left + x * scale) * ratio - side / 2);
-      const row = Math.round((top - y * scale) * ratio - side / 2);
+    const [fromX, fromY] = t < 1 ? [this.from.x, this.from.y] : [x, y];
+    const side = Math.max(2, Math.round((order.length > 5000 ? SIZE - 0.5 : order.length > 1000 ? SIZE + 1 : SIZE + 3) * ratio));
+    for (let place = 0; place < order.length; place += 1) {
+      const n = order[place];
+      const column = Math.round((left + (fromX[n] + (x[n] - fromX[n]) * t) * scale) * ratio - side / 2);
+      const row = Math.round((top - (fromY[n] + (y[n] - fromY[n]) * t) * scale) * ratio - side / 2);
       if (column < 0 || row < 0 || column + side > across || row + side > down) continue;
-      for (let at = row * across + column, end = at + side * across; at < end; at += across) pixels.fill(colours[this.colour[n]], at, at + side);
+      const pixel = colours[colour[n]];
+      for (let at = row * across + column, end = at + side * across; at < end; at += across)
+        for (let one = at; one < at + side; one += 1) pixels[one] = pixel;
     }
     context.putImageData(this.image, 0, 0);
-    this.frames.push({ at: now, took: performance.now() - started });
-    if (this.frames.length > 600) this.frames.shift();
-    this.canvas.dataset.frames = this.frames.length;
-    if (t < 1) this.paintSoon();
+    if (this.moving) this.paintSoon(); else delete this.canvas.dataset.moving;
   }
 
   at(x, y) {
     const scale = this.scale * this.zoom;
     const [px, py] = [(x - this.width / 2 - this.panX) / scale + this.middle[0], (this.height / 2 + this.panY - y) / scale + this.middle[1]];
     let [best, least] = [null, (8 / scale) ** 2];
-    for (let n = 0; n < this.ids.length; n += 1) {
+    for (let n = 0; n < this.x.length; n += 1) {
       const far = (this.x[n] - px) ** 2 + (this.y[n] - py) ** 2;
       if (far < least) [best, least] = [n, far];
     }

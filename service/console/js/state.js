@@ -2,7 +2,7 @@
 
 import { at, call } from "./api.js";
 
-export const changed = new EventTarget(); // "collections", "collection", "marks", "versions"
+export const changed = new EventTarget(); // "collections", "marks", "versions", "job"
 const tell = (name) => changed.dispatchEvent(new Event(name));
 
 export const state = {
@@ -14,28 +14,40 @@ export const state = {
   marks: [], // {item, concept | query, score}, what was said last about each
   total: 0, // judgements in the log
   contradictions: [],
+  job: null, // the newest one of the collection
   target: { concept: null }, // what thumbs are about: a concept's name, or null: the query that was asked
   query: null, // the query of the last search, as the service takes it
   ticked: new Set(),
 };
 
+let opening = 0;
+
+/** The collections and one of them, in one request; null: the first, if there is any. */
+export async function open(name) {
+  const mine = (opening += 1);
+  const names = name ? null : (await call("GET", "/v1/collections")).collections;
+  const chosen = name ?? names[0] ?? null;
+  const told = chosen ? await call("GET", at(chosen, "/overview")) : { collection: null, collections: names, versions: [], fields: [], job: null, judgements: [], total: 0, contradictions: [] };
+  if (mine !== opening) return; // somebody went on to another one
+  const { collection, collections, versions, fields, job, judgements, total, contradictions } = told;
+  if (state.name !== chosen) Object.assign(state, { query: null, target: { concept: null }, ticked: new Set() });
+  Object.assign(state, { name: chosen, about: collection, collections, versions, fields, job, marks: latest(judgements), total, contradictions });
+  if (chosen) localStorage.setItem("vecmeta-collection", chosen);
+  tell("marks");
+  if (total > judgements.length) loadMarks(judgements); // not waited for
+}
+
 export async function loadCollections() {
   state.collections = (await call("GET", "/v1/collections")).collections;
+  if (state.name && !state.collections.includes(state.name)) Object.assign(state, { name: null, about: null });
   tell("collections");
 }
 
-export async function open(name) {
-  if (state.name !== name) Object.assign(state, { about: null, versions: [], fields: [], marks: [], contradictions: [], query: null, target: { concept: null }, ticked: new Set() });
-  state.name = name;
-  if (name) localStorage.setItem("vecmeta-collection", name);
-  if (name) await Promise.all([loadAbout(), loadMarks(), loadFields()]);
-  tell("collection");
-}
-
 export async function loadAbout() {
-  const [about, versions] = await Promise.all([call("GET", at(state.name)), call("GET", at(state.name, "/versions"))]);
-  state.about = about;
-  state.versions = versions.versions;
+  const { name } = state;
+  const [about, versions] = await Promise.all([call("GET", at(name)), call("GET", at(name, "/versions"))]);
+  if (state.name !== name) return;
+  Object.assign(state, { about, versions: versions.versions });
   tell("versions");
 }
 
@@ -45,15 +57,27 @@ export async function loadFields() {
 
 const MOST = 5000; // judgements read: the last ones
 
-export async function loadMarks() {
+const about = (one) => JSON.stringify([one.item, one.concept ?? null, one.query ?? null]);
+
+/** What was said last about each item and concept or query; what was taken back is left out. */
+function latest(judgements) {
   const last = new Map();
-  const { total } = await call("GET", at(state.name, "/judgements?limit=1"));
-  for (let offset = Math.max(0, total - MOST); offset < total; offset += 1000)
-    for (const one of (await call("GET", at(state.name, `/judgements?limit=1000&offset=${offset}`))).judgements)
-      last.set(JSON.stringify([one.item, one.concept, one.query]), one);
-  state.marks = [...last.values()].filter((one) => one.score !== 0);
-  state.total = total;
-  state.contradictions = total ? (await call("GET", at(state.name, "/contradictions?limit=20"))).contradictions : [];
+  for (const one of judgements) {
+    last.delete(about(one));
+    last.set(about(one), one);
+  }
+  return [...last.values()].filter((one) => one.score !== 0);
+}
+
+/** Earlier judgements than an overview tells. */
+async function loadMarks(judgements) {
+  const { name, total } = state;
+  const earlier = [];
+  const end = total - judgements.length;
+  for (let offset = Math.max(0, total - MOST); offset < end; offset += 1000)
+    earlier.push(...(await call("GET", at(name, `/judgements?limit=${Math.min(1000, end - offset)}&offset=${offset}`))).judgements);
+  if (state.name !== name || state.total !== total) return;
+  state.marks = latest([...earlier, ...judgements]);
   tell("marks");
 }
 
@@ -76,11 +100,25 @@ export function concepts() {
 
 /** Say something about items under a target; 0 takes it back. */
 export async function mark(items, value, target = state.target) {
-  const about = target.concept === null ? { query: state.query } : { concept: target.concept };
+  const subject = target.concept === null ? { query: state.query } : { concept: target.concept };
   if (target.concept === null && !state.query) throw new Error("Search for something first, or choose a concept: a mark is about one of them.");
-  const judgements = items.map((item) => ({ item, ...about, score: value }));
-  const answer = await call("POST", at(state.name, "/feedback"), { judgements });
-  await loadMarks();
+  return judge(items.map((item) => ({ item, ...subject, score: value })));
+}
+
+/** Store judgements; the views see them at once. A job that they start, as the collection's policy may want, is told too. */
+export async function judge(judgements) {
+  const { name } = state;
+  const answer = await call("POST", at(name, "/feedback"), { judgements });
+  const { contradictions } = await call("GET", at(name, "/contradictions?limit=20"));
+  if (state.name !== name) return answer;
+  state.marks = latest([...state.marks, ...judgements]);
+  state.total += answer.new + answer.contradicting;
+  state.contradictions = contradictions;
+  tell("marks");
+  if (answer.job) {
+    state.job = await call("GET", `/v1/jobs/${answer.job}`);
+    tell("job");
+  }
   return answer;
 }
 
@@ -91,15 +129,20 @@ export function setTarget(concept) {
 
 export const itemPath = (id) => at(state.name, `/items/${encodeURIComponent(id)}`);
 
-/** Recent queries of a collection: {text} or {id}. */
-export function recent() {
-  try { return JSON.parse(localStorage.getItem(`vecmeta-recent-${state.name}`)) ?? []; } catch { return []; }
+/** What is kept of a collection in this browser: recent queries, what a sample brought along. */
+export function kept(what, name = state.name) {
+  try { return JSON.parse(localStorage.getItem(`vecmeta-${what}-${name}`)) ?? []; } catch { return []; }
 }
+
+export const keep = (what, value, name = state.name) => localStorage.setItem(`vecmeta-${what}-${name}`, JSON.stringify(value));
+
+/** Recent queries of a collection: {text} or {id}. */
+export const recent = () => kept("recent");
 
 export function remember(query) {
   if (!query || (!query.text && !query.id)) return;
   const others = recent().filter((one) => !same(one, query));
-  localStorage.setItem(`vecmeta-recent-${state.name}`, JSON.stringify([query, ...others].slice(0, 12)));
+  keep("recent", [query, ...others].slice(0, 12));
 }
 
 export const described = (query) => (query?.text ? `“${query.text}”` : query?.id ? `more like ${query.id}` : query?.image ? "a picture" : "a vector");

@@ -16,7 +16,7 @@ export async function told(work) {
   try {
     return await work();
   } catch (error) {
-    if (error.name !== "AbortError" && error.status !== 401) toast(error.message, "bad");
+    if (error.name !== "AbortError" && error.status !== 401 && error.status !== 0) toast(error.message, "bad"); // of those the frame tells
     return undefined;
   }
 }

@@ -53,7 +53,7 @@ export default async function view(main, params) {
   function side(name, rows) {
     return h("section", { class: "panel side", "aria-label": name }, h("h2", {}, name),
       h("ol", { class: "ranking" }, rows.map(({ hit, change, gone }, place) => h("li", { class: gone ? "gone" : change === null ? "fresh" : "", data: { id: hit.id } },
-        h("span", { class: "rank" }, place + 1), arrow(change), content(hit), gone ? h("span", { class: "muted small" }, "left") : null, h("span", { class: "score" }, number(hit.score, 3))))));
+        h("span", { class: "rank" }, place + 1), arrow(change), content(hit), hit.text ? null : h("span", { class: "text" }, hit.metadata.name ?? hit.id), gone ? h("span", { class: "muted small" }, "left") : null, h("span", { class: "score" }, number(hit.score, 3))))));
   }
 
   await draw();

@@ -1,13 +1,15 @@
 // The items of a collection: pages of them, one by one, and whole files with progress.
 
 import { at, call, write } from "../api.js";
-import { content, details } from "../cards.js";
+import { content, details, metadata } from "../cards.js";
 import { button, confirmed, field, h, number, plural, put } from "../dom.js";
 import { itemsOf } from "../files.js";
 import { itemPath, loadAbout, loadFields, state } from "../state.js";
+import { labelled, table } from "../table.js";
 import { toast, told } from "../toast.js";
 
 const PAGE = 50;
+const COLUMNS = ["Id", "Content", "Metadata", ""];
 
 export default async function view(main) {
   const cursors = [null];
@@ -22,7 +24,7 @@ export default async function view(main) {
   drop.addEventListener("drop", (event) => { event.preventDefault(); drop.classList.remove("over"); bring([...event.dataTransfer.files]); });
   const one = single();
   put(main, h("h1", {}, "Items"), h("div", { class: "two" }, drop, one),
-    status, h("div", { class: "table" }, h("table", {}, h("thead", {}, h("tr", {}, ["Id", "Content", "Metadata", ""].map((name) => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions"))))), body)),
+    status, table(COLUMNS, [], body),
     h("div", { class: "row end" }, earlier, later));
 
   function single() {
@@ -38,17 +40,21 @@ export default async function view(main) {
 
   async function bring(files) {
     if (!files.length) return;
-    await told(async () => {
-      const items = await itemsOf(files, state.about.modality);
-      const bar = h("progress", { max: items.length || 1, value: 0, "aria-label": "Progress of the import" });
-      const said = h("p", {}, `0 of ${number(items.length)}`);
-      put(progress, said, bar);
-      const refused = await write(state.name, items, (done, bad) => { bar.value = done; said.textContent = `${number(done)} of ${number(items.length)}${bad.length ? `, ${bad.length} refused` : ""}`; });
+    let [items, done] = [[], 0];
+    const bar = h("progress", { max: 1, value: 0, "aria-label": "Progress of the import" });
+    const said = h("p", {}, "Reading …");
+    put(progress, said, bar);
+    try {
+      items = await itemsOf(files, state.about.modality);
+      bar.max = items.length || 1;
+      const refused = await write(state.name, items, (so, bad) => { bar.value = done = so; said.textContent = `${number(so)} of ${number(items.length)}${bad.length ? `, ${bad.length} refused` : ""}`; });
       put(progress, h("p", {}, `${plural(items.length - refused.length, "item")} written.`),
         refused.length ? h("details", { open: true }, h("summary", {}, `${refused.length} refused`), h("ul", {}, refused.slice(0, 20).map((line) => h("li", {}, `item ${line.line}: ${line.detail}`)))) : null);
-      await fresh();
-    });
+    } catch (error) {
+      put(progress, h("p", { class: "failed", role: "alert" }, items.length ? `Stopped after ${number(done)} of ${plural(items.length, "item")}: ${error.message}` : error.message));
+    }
     file.value = "";
+    await told(fresh);
   }
 
   async function fresh() {
@@ -61,7 +67,7 @@ export default async function view(main) {
     await told(async () => {
       const after = cursors.at(-1);
       const page = await call("GET", at(state.name, `/items?limit=${PAGE}${after === null ? "" : `&after=${encodeURIComponent(after)}`}`));
-      put(body, page.items.map(row));
+      put(body, labelled(COLUMNS, page.items.map(row)));
       cursors.push(page.next);
       later.disabled = page.next === null;
       earlier.disabled = cursors.length <= 2;
@@ -74,7 +80,7 @@ export default async function view(main) {
       if (!(await confirmed("Delete this item?", `${item.id} and its vector are deleted. Judgements about it stay and count again if it returns.`, "Delete"))) return;
       await told(async () => { await call("DELETE", itemPath(item.id)); await fresh(); });
     };
-    return h("tr", {}, h("td", { class: "id" }, item.id), h("td", {}, content(item)), h("td", { class: "muted small" }, JSON.stringify(item.metadata)),
+    return h("tr", {}, h("td", { class: "id" }, item.id), h("td", {}, content(item)), h("td", {}, metadata(item.metadata)),
       h("td", {}, button("Open", () => details(item, { remove, like: (which) => { location.hash = `#/${encodeURIComponent(state.name)}/search?like=${encodeURIComponent(which.id)}`; } }), { kind: "small", label: `Open ${item.id}` })));
   }
 

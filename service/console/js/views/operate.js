@@ -6,6 +6,7 @@ import { ago, bytes, button, confirmed, dialog, field, h, number, plural, put, s
 import { report } from "../report.js";
 import { bringSample } from "../samples.js";
 import { loadCollections, state } from "../state.js";
+import { table } from "../table.js";
 import { toast, told } from "../toast.js";
 
 const PAGES = { collections, jobs, keys, health };
@@ -18,8 +19,6 @@ export default async function view(main, params, page = "collections") {
   put(main, h("h1", {}, "Operate"), h("nav", { class: "tabs", "aria-label": "Operate" }, tabs), body);
   return PAGES[chosen](body);
 }
-
-const table = (names, rows) => h("div", { class: "table" }, h("table", {}, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name || h("span", { class: "unseen" }, "Actions"))))), h("tbody", {}, rows)));
 
 /** Call something every two seconds while the view is there. */
 function watched(look) {

@@ -4,7 +4,7 @@ import { ApiError, at, call } from "../api.js";
 import { card, empty } from "../cards.js";
 import { add, button, h, number, plural, put, select } from "../dom.js";
 import { Filter } from "../filter.js";
-import { changed, described, mark, remember, state } from "../state.js";
+import { changed, described, kept, mark, remember, state } from "../state.js";
 import { Teach } from "../teach.js";
 import { toast, told } from "../toast.js";
 
@@ -16,7 +16,7 @@ export default async function view(main, params) {
   let mode = "hits"; // or "suggestions"
   let turn = 0;
 
-  const input = h("input", { type: "search", id: "query", "aria-label": "What to look for", autocomplete: "off", placeholder: image ? "Drop a picture here, or choose one" : asks ? "What are you looking for?" : "Own vectors: choose “More like this” of an item", disabled: !asks });
+  const input = h("input", { type: "search", id: "query", "aria-label": "What to look for", autocomplete: "off", placeholder: image ? "Drop or choose a picture" : asks ? "What are you looking for?" : "Choose an item below", disabled: !asks });
   const file = h("input", { type: "file", accept: "image/*", class: "unseen", "aria-label": "A picture to search by", on: { change: () => byPicture(file.files[0]) } });
   const status = h("p", { class: "status", role: "status", "aria-live": "polite", id: "status" });
   const list = h("ol", { class: `cards ${image ? "pictures" : ""}`, "aria-label": "Hits" });
@@ -25,7 +25,7 @@ export default async function view(main, params) {
     input, image ? [file, button("Picture", () => file.click(), { icon: "image", kind: "primary" })] : asks && h("button", { class: "button primary", type: "submit" }, "Search"));
   const count = select([5, 12, 24, 50].map((n) => [n, `${n} hits`]), k, (value) => { k = Number(value); if (state.query) search(); }, { "aria-label": "How many hits" });
   const examples = h("div", { class: "examples" });
-  const teach = new Teach({ suggest });
+  const teach = new Teach({ suggest: () => { teach.element.classList.remove("open"); suggest(); } }); // on a phone it would lie above them
   const column = h("div", { class: "column" }, h("h1", { class: "unseen" }, `Search ${state.name}`), form, h("div", { class: "row narrowing" }, filter.element, count), examples, status, list);
   const opener = button("Teach", () => teach.element.classList.toggle("open"), { kind: "primary teach-opener", icon: "up" });
   put(main, h("div", { class: "with-panel" }, column, teach.element), opener);
@@ -82,6 +82,7 @@ export default async function view(main, params) {
   }
 
   async function suggest() {
+    turn += 1; // what is still being asked for comes too late
     await told(async () => {
       status.textContent = "Looking for what a label would tell most …";
       const found = await call("GET", at(state.name, "/suggestions?k=12"));
@@ -107,11 +108,12 @@ export default async function view(main, params) {
   if (asked) { input.value = asked.text ?? ""; await search(asked); }
   else if (!state.about.items) put(list, h("li", { class: "plain" }, empty("Nothing here yet", "This collection has no items.", h("a", { class: "button primary", href: `#/${encodeURIComponent(state.name)}/items` }, "Add items"))));
   else {
-    const seen = await told(() => call("GET", at(state.name, "/items?limit=12")));
-    if (!asks && seen) { mode = "items"; hits = seen.items; status.textContent = `Some of the items. Choose “More like this”${image ? ", or drop a picture" : ""}.`; draw(); }
-    const tries = JSON.parse(localStorage.getItem(`vecmeta-examples-${state.name}`) ?? "[]");
+    const tries = kept("examples");
     if (asks && tries.length) add(put(examples), h("span", {}, "Try"), tries.map((text) => button(text, () => { input.value = text; search({ text }); }, { kind: "small" })));
     if (asks) input.focus();
+    const mine = turn;
+    const seen = await told(() => call("GET", at(state.name, "/items?limit=12")));
+    if (seen && mine === turn) { mode = "items"; hits = seen.items; status.textContent = `${seen.items.length} of ${plural(state.about.items, "item")}. ${asks ? "Ask for something" : image ? "Drop a picture" : "Choose an item"}${asks || image ? ", or choose “More like this”" : ""}.`; draw(); }
   }
   return () => {
     changed.removeEventListener("marks", marked);
