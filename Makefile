@@ -4,13 +4,13 @@ BIN := .venv/bin
 # Processes that test, each a file of tests at a time
 WORKERS ?= auto
 
-.PHONY: demo test lint format quality bench stack clean
+.PHONY: demo test lint format quality kills bench stack clean
 
 demo: .venv/installed  ## install, then run the main job on real input
 	$(BIN)/vecmeta demo
 
 test: .venv/installed-dev .venv/postgres .venv/chromium .venv/axe/axe.min.js  ## install, then run all tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not quality"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not quality and not kills"
 
 stack: .venv/installed-dev .venv/postgres  ## PostgreSQL, Milvus and the service as processes, without containers; until Ctrl-C
 	$(BIN)/python -m tests.stack --folder stack
@@ -26,6 +26,9 @@ format: .venv/installed-dev
 
 quality: .venv/installed-dev .venv/postgres .venv/chromium .venv/axe/axe.min.js  ## slow runs on real data sets; skipped where the data are absent
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m quality -s
+
+kills: .venv/installed-dev .venv/postgres  ## the service, PostgreSQL and Milvus killed twenty times each; half an hour
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m kills -s
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

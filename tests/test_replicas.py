@@ -326,7 +326,8 @@ def kill_service(service: Running) -> None:
             os.kill(child, signal.SIGKILL)
 
 
-TIMES = [pytest.param(2, id="twice"), pytest.param(20, id="20 times", marks=[pytest.mark.quality, pytest.mark.timeout(3000)])]
+OFTEN = pytest.param(20, id="20 times", marks=[pytest.mark.kills, pytest.mark.timeout(3000)])
+TIMES = [pytest.param(2, id="twice"), OFTEN]
 
 
 @pytest.mark.parametrize("times", TIMES)
@@ -350,7 +351,8 @@ def test_a_killed_postgres_loses_nothing(tmp_path: Path, times: int) -> None:
         killed(server, tmp_path, kill_server, times)
 
 
-@pytest.mark.parametrize("times", TIMES[-1:])  # one takes half a minute: the server waits until its former session has run out
+# One takes half a minute: the server waits until its former session has run out.
+@pytest.mark.parametrize("times", [pytest.param(1, id="once", marks=pytest.mark.quality), OFTEN])
 def test_a_killed_milvus_loses_nothing(postgres: Postgres, milvus_server: RealMilvus, tmp_path: Path, times: int) -> None:
     """While it is away searches are refused and everything else goes on; the adaptation that it was taken from ends once it is back."""
     index = of_its_own(milvus_server)
@@ -367,7 +369,7 @@ def test_a_killed_milvus_loses_nothing(postgres: Postgres, milvus_server: RealMi
     killed(postgres, tmp_path, kill_milvus, times, index=index, within=4.0, to_the_end=True)
 
 
-@pytest.mark.quality
+@pytest.mark.kills
 @pytest.mark.timeout(1200)
 def test_postgres_killed_under_a_worker_20_times(tmp_path: Path) -> None:
     """Without HTTP in between, so that many kills take little time: one process adapts, another one adds and judges."""

@@ -151,9 +151,8 @@ class ItemStore:
         held = (items.c.text, items.c.blob) if contents else (null(), null())
         found: list[Item] = []
         with self._engine.reading() as connection:
-            for chunk in _chunks(keys.tolist(), _IN):
-                query = select(items.c.id, items.c.metadata, *held).where(items.c.key.in_(chunk))
-                found += (self._item(*row) for row in connection.execute(query))
+            query = select(items.c.id, items.c.metadata, *held)
+            found += (self._item(*row) for row in among(connection, query, items.c.key, keys.tolist()))
         return sorted(found, key=lambda item: item.id)
 
     def count(self, where: Node | None = None) -> int:
