@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -26,10 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vecmeta.errors import InvalidConfig, InvalidVector, StorageDamaged
-from vecmeta.threads import CORES
+from vecmeta.threads import CORES, single_blas
 from vecmeta.types import Vector, Vectors
 
 FORMAT = "vecmeta-head-2"
+FEW = 512  # rows
 CHUNK = 2048  # rows per pass: bounds the (rows, M) weights to a few MiB
 
 
@@ -192,10 +194,12 @@ class MemoryHead:
         out = rows.copy()
         if self.strength == 0:  # exactly the identity, not up to rounding
             return out
-        for at in range(0, len(rows), CHUNK):
-            part = rows[at : at + CHUNK]
-            z = self._forward(part)[0]  # (chunk, dim)
-            out[at : at + CHUNK] = z if self.strength == 1 else unit(np, part + np.float32(self.strength) * (z - part))
+        # A few rows on one thread: BLAS's others look out for more work, for some milliseconds, in the way of the search that follows.
+        with single_blas() if len(rows) <= FEW else nullcontext():
+            for at in range(0, len(rows), CHUNK):
+                part = rows[at : at + CHUNK]
+                z = self._forward(part)[0]  # (chunk, dim)
+                out[at : at + CHUNK] = z if self.strength == 1 else unit(np, part + np.float32(self.strength) * (z - part))
         return out
 
     def belonging(self, x: Vectors) -> Vector:
