@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, FilePayload, Page, expect
 import vecmeta as vm
 from tests.browser import AXE, Visit, launched, needs_chromium, relayed, visit
 from tests.conftest import Clusters
-from tests.service_kit import SMALL, Running, good, png, started
+from tests.service_kit import SMALL, Running, good, png, started, until
 
 pytestmark = needs_chromium
 
@@ -339,6 +339,20 @@ def test_nothing_seriously_bars_anybody(browser: Browser, running: Running, sche
             one.arrived()
             found += [f"{where} {violation}" for violation in serious(one)]
         assert not found, "\n".join(found)
+
+
+def test_health_shows_what_is_asked(browser: Browser, running: Running) -> None:
+    with visit(browser, running) as one:
+        one.go("#/-/operate/health")
+        one.arrived()
+        rate = one.page.locator("figure", has_text="Requests a second").locator("b")
+
+        def asked_and_shown() -> bool:
+            good(running.ask("POST", "/v1/collections/taught/search", {"vector": SMALL.x[0].tolist()}))
+            return (rate.text_content() or "").replace(",", "").strip("0.–") != ""
+
+        until(asked_and_shown, 30)
+        expect(one.page.locator("figure", has_text="95 % within").locator("b")).to_contain_text("ms")
 
 
 @pytest.mark.quality

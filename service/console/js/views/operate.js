@@ -9,6 +9,8 @@ import { loadCollections, state } from "../state.js";
 import { table } from "../table.js";
 import { toast, told } from "../toast.js";
 
+// Routes that are not what a service is for, this page's own questions among them.
+const ASIDE = /^(unknown|\/(metrics|healthz|readyz|docs|openapi\.json|console)?(\/.*)?)$/;
 const PAGES = { collections, jobs, keys, health };
 const EVERY = 2000; // ms between looks
 
@@ -119,7 +121,7 @@ async function health(body) {
   return watched(async () => {
     const [ready, all] = await Promise.all([fetch("/readyz").then((answer) => answer.json()), text("/metrics").then(metrics)]);
     const buckets = new Map();
-    for (const one of all) if (one.name === "vecmeta_request_seconds_bucket" && one.labels.route.startsWith("/v1")) { const end = one.labels.le === "+Inf" ? Infinity : Number(one.labels.le); buckets.set(end, (buckets.get(end) ?? 0) + one.value); }
+    for (const one of all) if (one.name === "vecmeta_request_seconds_bucket" && !ASIDE.test(one.labels.route)) { const end = one.labels.le === "+Inf" ? Infinity : Number(one.labels.le); buckets.set(end, (buckets.get(end) ?? 0) + one.value); }
     const sorted = [...buckets].sort(([a], [b]) => a - b);
     const now = performance.now();
     if (before) {
