@@ -139,5 +139,5 @@ def test_many_contents_are_encoded_a_part_at_a_time() -> None:
     seen: list[tuple[str, int, int]] = []
     found = encoded(encoder, rows, "evaluating", lambda *step: seen.append(step))
     np.testing.assert_array_equal(found, encoder.encode(rows))
-    assert seen == [("evaluating", n * AT_ONCE, len(rows)) for n in range(3)]
+    assert seen == [("evaluating", done, len(rows)) for done in (AT_ONCE, 2 * AT_ONCE, len(rows))]
     assert encoded(encoder, [], "evaluating", None).shape == (0, 2)
