@@ -93,9 +93,10 @@ class Relay:
     def shut(self) -> None:
         """Refuse and break all connections."""
         self._shut.set()
-        for one in (self._listener, *self._open):
-            _end(one)
-        self._open.clear()
+        _end(self._listener)
+        with suppress(IndexError):
+            while True:  # one that comes in meanwhile is ended by its own thread
+                _end(self._open.pop())
 
     def open(self) -> None:
         """Take connections again, on the same port."""
