@@ -1,6 +1,7 @@
 """Every backend against the exact index: the same calls, the same hits, and scores to 1e-5.
 
-A backend is what `vecmeta.open` is given as its index. The oracle is index="exact" on SQLite, held to plain numpy in test_index.
+A backend is what `vecmeta.open` is given as its index, over SQLite and over PostgreSQL. The oracle is index="exact" on SQLite, held
+to plain numpy in test_index.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tests.test_where import FILTERS, ROWS, nested
 from vecmeta.types import Hits, Metadata
 
 pytestmark = pytest.mark.timeout(1200)  # another process that tests may have the one Milvus server first
-BACKENDS = ["faiss", "milvus-lite", "milvus"]
+BACKENDS = ["exact", "faiss", "milvus-lite", "milvus"]
 ODD_IDS = ["ключ 1", "日本語", "a\"b'c\\d", "🦊/?&=%", " leading", "ü" * 500]
 
 
@@ -35,9 +36,18 @@ def index(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue("real_milvus")) if request.param == "milvus" else str(request.param)
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def catalogue(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield str(tmp_path_factory.mktemp("catalogue"))
+    else:
+        with request.getfixturevalue("postgres").lent() as url:
+            yield url
+
+
 @pytest.fixture(scope="module")
-def database(index: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vm.Database]:
-    with vm.open(tmp_path_factory.mktemp("backend"), index=index, device="cpu") as db:
+def database(index: str, catalogue: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vm.Database]:
+    with vm.open(catalogue, index=index, device="cpu", files=tmp_path_factory.mktemp("backend")) as db:
         yield db
         for name in db.collections():
             db.drop(name)
@@ -196,10 +206,12 @@ def test_bad_input_is_named_the_same(filled: Both, clusters: Clusters) -> None:
         assert said[0] == said[1]
 
 
-def test_another_process_finds_the_same(index: str, filled: Both, database: vm.Database, clusters: Clusters) -> None:
-    """A second opening of the same folder: it does not build again, and follows what the first one writes."""
+def test_another_process_finds_the_same(
+    index: str, catalogue: str, filled: Both, database: vm.Database, clusters: Clusters
+) -> None:
+    """A second opening of the same database: it does not build again, and follows what the first one writes."""
     before = filled.tested.search(clusters.x[20], 5)
-    with vm.open(database.folder, index=index, device="cpu") as elsewhere:
+    with vm.open(catalogue, index=index, device="cpu", files=database.folder) as elsewhere:
         there = elsewhere.collection("filled")
         assert there.search(clusters.x[20], 5) == before
         there.add_vectors(["from there"], clusters.x[20:21])
