@@ -27,7 +27,7 @@ format: .venv/installed-dev
 quality: .venv/installed-dev .venv/postgres .venv/chromium .venv/axe/axe.min.js  ## slow runs on real data sets; skipped where the data are absent
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m quality -s
 
-kills: .venv/installed-dev .venv/postgres  ## the service, PostgreSQL and Milvus killed twenty times each; half an hour
+kills: .venv/installed-dev .venv/postgres  ## the service, PostgreSQL and Milvus killed twenty times each, ten versions swapped under load; half an hour
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m kills -s
 
 clean:

@@ -35,7 +35,7 @@ def test_a_small_run(monkeypatch: pytest.MonkeyPatch) -> None:
     agrees(facts["swap"], 2)
 
 
-@pytest.mark.quality
+@pytest.mark.kills
 @pytest.mark.timeout(3000)
 def test_versions_are_swapped_under_load(real_milvus: str) -> None:
     facts = milvus.run(f"{real_milvus}?prefix=load", count=0)["swap"]
