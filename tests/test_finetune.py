@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,10 +31,20 @@ from vecmeta.errors import (
     UndecodableContent,
 )
 from vecmeta.evaluate import map_at_r
-from vecmeta.finetune import Examples, FinetuneConfig, checkpoint_of, finetune, labelled, read_contents, read_examples
+from vecmeta.finetune import (
+    Examples,
+    FinetuneConfig,
+    checkpoint_of,
+    finetune,
+    labelled,
+    read_contents,
+    read_examples,
+    training,
+)
 from vecmeta.finetune.batches import Batches
 from vecmeta.finetune.examples import stratified
 from vecmeta.finetune.likeness import importance
+from vecmeta.meta.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -347,8 +358,29 @@ def test_representation_draws_two_distributions_together(text: Encoder, tmp_path
 # ---- the training
 
 
+def test_checkpoints_take_a_tenth_of_the_time_at_most(
+    text: Encoder, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+
+    def slowly(self: Checkpoint, _path: Path) -> None:
+        saved.append(self.facts["state"]["step"])
+        time.sleep(0.5)
+
+    monkeypatch.setattr(Checkpoint, "save", slowly)
+    begin = time.perf_counter()
+    finetune(text, examples, tmp_path / "out", config("features", steps=60, measurements=30, patience=30))
+    took = time.perf_counter() - begin
+    assert saved[0] == 2  # the first measurement is kept, and the last
+    assert saved[-1] == 60
+    assert len(saved) <= 2 + (took - 0.5 * len(saved)) / 4.5
+
+
 @pytest.mark.parametrize("mode", RATES)
-def test_a_killed_training_goes_on_to_the_same_result(mode: str, text: Encoder, examples: Examples, tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_same_result(
+    mode: str, text: Encoder, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVING", np.inf)  # a checkpoint after every measurement
     settings = config(mode, steps=12, measurements=4, transfer="relations")
     whole = finetune(text, examples, tmp_path / "whole", settings)
 

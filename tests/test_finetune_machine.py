@@ -28,7 +28,7 @@ from vecmeta.types import Content, Vectors
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-QUICK: dict[str, Any] = {"rate": 3e-3, "steps": 12, "measurements": 4, "pairs": 8, "unfreeze": 0.0}
+QUICK: dict[str, Any] = {"rate": 1e-3, "steps": 12, "measurements": 4, "pairs": 8, "unfreeze": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +50,17 @@ def examples() -> Examples:
 # ---- precision
 
 
-def trained(encoder: Any, examples: Examples, precision: str) -> tuple[list[float], dict[str, Any], set[torch.dtype]]:
-    """Losses of each step, weights after the last one, and what the layers computed in."""
+def trained(
+    encoder: Any, examples: Examples, precision: str
+) -> tuple[list[float], dict[str, Any], set[tuple[bool, torch.dtype]]]:
+    """Losses of each step, weights after the last one, and what layers computed in: (whether it is depthwise, type)."""
     settings = FinetuneConfig(**{**QUICK, "precision": precision})
     made: Callable[..., Learner] = TextLearner if encoder.modality == "text" else ImageLearner
     learner = made(encoder, examples.contents, settings)
-    types: set[torch.dtype] = set()
+    types: set[tuple[bool, torch.dtype]] = set()
     layers = [m for m in learner.module.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
     for layer in layers:
-        layer.register_forward_hook(lambda _module, _given, made: types.add(made.dtype))
+        layer.register_forward_hook(lambda module, _given, made: types.add((getattr(module, "groups", 1) > 1, made.dtype)))
     run = _Run(learner, Lesson(Batches(examples), None, np.empty(0, np.int64), None, len(examples)), settings, None, None)
     losses: list[float] = []
     plain = run._loss
@@ -83,8 +85,9 @@ def test_half_precision_follows_full(kind: str, text: Encoder, image: Encoder, e
     start = {name: v.detach() for layer in made(encoder, given.contents, settings).layers() for name, v in layer}
     losses, weights, types = trained(encoder, given, "fp32")
     half_losses, half_weights, half_types = trained(encoder, given, "bf16")
-    assert types == {torch.float32}
-    assert half_types == {torch.bfloat16}
+    assert {computed for _, computed in types} == {torch.float32}
+    # gradients of depthwise convolutions are slower in bfloat16
+    assert half_types == {(False, torch.bfloat16), *([(True, torch.float32)] if kind == "image" else [])}
     assert losses != half_losses
     np.testing.assert_allclose(half_losses, losses, rtol=0.05, atol=0.02)
     assert {value.dtype for value in half_weights.values()} == {torch.float32}

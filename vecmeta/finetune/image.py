@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class ImageLearner:
     def __init__(self, encoder: ImageEncoder, pool: Sequence[Any], config: FinetuneConfig) -> None:
         network, prepare, self.device = encoder.plain()
         self._network = network.to(memory_format=torch.channels_last)
+        if self.device == "cpu":
+            _depthwise_in_float32(network)
         self._pictures, self._encoder, self._side = _Prepared(pool, prepare), encoder, config.side
         self.module: nn.Module = _StillNorms(network)
         self._adapters: Adapters | None = None
@@ -147,6 +150,23 @@ class _StillNorms(nn.Module):
             if isinstance(part, nn.BatchNorm2d):
                 part.eval()
         return self
+
+
+def _depthwise_in_float32(network: nn.Module) -> None:
+    """Keep depthwise convolutions out of autocast: oneDNN's gradients of those take longer in bfloat16 than in float32.
+
+    A step of EfficientNet-Lite0 with 48 pictures of 112 x 112, two cores: .61 s in bfloat16, .54 s in float32, .37 s in this mixture.
+    """
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d) and part.groups > 1:
+            part.forward = partial(_in_float32, part.forward)  # type: ignore[method-assign]
+
+
+def _in_float32(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    if not torch.is_autocast_enabled(x.device.type):
+        return forward(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return forward(x.float())
 
 
 def _varied(image: Tensor, rng: np.random.Generator, side: int | None) -> Tensor:

@@ -8,6 +8,7 @@ for texts, pictures and a last layer alike.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from vecmeta.types import Keys, Progress, Vectors
 WARMUP, LOWEST = 0.1, 0.05  # share of the steps in which the rate rises; what is left of it in the end
 CLIP = 1.0  # norm of a gradient
 LEAST_PAIRS = 2
+SAVING = 0.1  # of the time, at most, goes into checkpoints: a network, its best weights and two moments of each weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ def train(
         run.advance()
         if run.state.step % run.every == 0 or run.state.step >= run.steps:
             run.look()
-            run.checkpoint(digest).save(checkpoint)
+            run.save(checkpoint, digest)
     run.take_best()
     return run.state
 
@@ -107,6 +109,7 @@ class _Run:
         self.half = half_of(config, learner.device)
         self.scaler = torch.amp.GradScaler("cuda", enabled=self.half is torch.float16)
         self.best: list[Tensor] = [value.detach().clone() for value in self.values]
+        self._saved, self._saving = -math.inf, 0.0  # when a checkpoint was written, and how long that took
 
     # -- a step
 
@@ -218,6 +221,15 @@ class _Run:
         self.learner.module.eval()
 
     # -- checkpoints
+
+    def save(self, path: Path, digest: str) -> None:
+        """Write a checkpoint, unless the last one is so young that writing takes more than its share of the time."""
+        begin = time.perf_counter()
+        if not self.state.done and begin - self._saved < self._saving / SAVING:
+            return
+        self.checkpoint(digest).save(path)
+        self._saved = time.perf_counter()
+        self._saving = self._saved - begin
 
     def checkpoint(self, digest: str) -> Checkpoint:
         """All that the rest of the training is a function of."""
