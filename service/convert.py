@@ -80,9 +80,12 @@ def item_json(item: Item) -> dict[str, Any]:
 
 def hits_json(hits: Hits, content: bool) -> list[dict[str, Any]]:
     """See `schemas.HitModel`."""
-    if not content:
-        return [{"id": hit.id, "score": hit.score, "metadata": hit.metadata} for hit in hits]
-    return [{"id": hit.id, "score": hit.score, "metadata": hit.metadata, **content_json(hit.content)} for hit in hits]
+    told: list[dict[str, Any]] = [{"id": id, "score": score, "metadata": metadata} for id, score, metadata, _ in hits]
+    if content:
+        for entry, (*_, held) in zip(told, hits, strict=True):
+            if held is not None:
+                entry.update(content_json(held))
+    return told
 
 
 def with_changes(hits: list[dict[str, Any]], base: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

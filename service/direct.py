@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
-from starlette.datastructures import Headers
+from numpy.typing import NDArray
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service.deps import json_bytes
@@ -29,33 +30,52 @@ _FIELDS = {"vector", "k", "where", "content"}
 _UNUSUAL = {b"origin", b"expect", b"transfer-encoding", b"content-encoding"}
 
 
+class Asked(NamedTuple):
+    """What the head of a search says: of which collection, and the header with the key."""
+
+    collection: str
+    authorization: str
+
+
 class Direct:
     """What the connections of a process share."""
 
     def __init__(self, runtime: Runtime, gatekeeper: Gatekeeper, ledger: Ledger, route: Any) -> None:
         self.runtime, self.ledger, self.route = runtime, ledger, route
         self._gatekeeper = gatekeeper
+        self._open: dict[_Reply, None] = {}  # who waits, longest first
+        self._timer: asyncio.TimerHandle | None = None  # one for all of them
 
-    def suits(self, scope: Any) -> bool:
-        """Whether a request, of which the head is there, may be answered here."""
-        if scope["method"] != "POST" or not self._gatekeeper.on or PATH.fullmatch(scope["path"]) is None:
-            return False
-        headers = scope["headers"]
-        return JSON in headers and not any(name in _UNUSUAL for name, _ in headers)
-
-    def takes(self, connection: Any, cycle: Any) -> bool:
-        """Answer a request that is whole, now or later; False: nothing was done or counted."""
-        begin, scope, runtime = time.perf_counter(), cycle.scope, self.runtime
+    def suits(self, scope: Any) -> Asked | None:
+        """What a request asks, of which the head is there, if it may be answered here."""
+        if scope["method"] != "POST" or not self._gatekeeper.on:
+            return None
         found = PATH.fullmatch(scope["path"])
-        collection = None if found is None else runtime.known(found[1])
-        key = self._gatekeeper.known(Headers(scope=scope).get("authorization", ""))
+        if found is None:
+            return None
+        authorization, is_json = b"", False
+        for header in scope["headers"]:
+            name = header[0]
+            if name in _UNUSUAL:
+                return None
+            if name == b"authorization":
+                authorization = authorization or header[1]
+            elif header == JSON:
+                is_json = True
+        return Asked(found[1], authorization.decode("latin-1")) if is_json else None
+
+    def takes(self, connection: Any, cycle: Any, asked: Asked) -> bool:
+        """Answer a request that is whole, now or later; False: nothing was done or counted."""
+        begin, runtime = time.perf_counter(), self.runtime
+        collection = runtime.known(asked.collection)
+        key = self._gatekeeper.known(asked.authorization)
         if collection is None or key is None or not key.allows("read", collection.name):
             return False
-        if len(cycle.body) > runtime.settings.max_body or (asked := _asked(cycle.body, collection.dim)) is None:
+        if len(cycle.body) > runtime.settings.max_body or (search := _search_in(cycle.body, collection.dim)) is None:
             return False
-        vector, k, where, content = asked
+        vector, k, where, content = search
         reply = _Reply(self, connection, cycle, collection, content, begin)
-        scope["key"] = key
+        cycle.scope["key"] = key
         try:
             self._gatekeeper.count(key)
             version = runtime.choose(collection, None)
@@ -64,32 +84,55 @@ class Direct:
             reply.set_exception(error)
         return True
 
+    def opened(self, reply: _Reply, loop: asyncio.AbstractEventLoop) -> None:
+        """One begins to wait."""
+        self._open[reply] = None
+        if self._timer is None:
+            self._timer = loop.call_later(self.runtime.settings.timeout, self._look, loop)
 
-def _asked(body: bytearray, dim: int) -> tuple[np.ndarray[Any, Any], int, dict[str, Any] | None, bool] | None:
+    def closed(self, reply: _Reply) -> None:
+        """One waits no more."""
+        self._open.pop(reply, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those who have waited for too long. A timer of its own for each costs as much as to write the answer."""
+        now, self._timer = time.perf_counter(), None
+        for reply in list(self._open):
+            left = reply.begin + self.runtime.settings.timeout - now
+            if left > 0:
+                self._timer = loop.call_later(left, self._look, loop)
+                break
+            reply.set_exception(TimeoutError())
+
+
+def _search_in(body: bytearray, dim: int) -> tuple[NDArray[np.float64], int, dict[str, Any] | None, bool] | None:
     """Vector, k, filter and whether contents are wanted; None: not a search by a vector as it should be."""
     try:
         told = orjson.loads(body)
         if type(told) is not dict or not told.keys() <= _FIELDS:
             return None
         vector, k, where, content = told.get("vector"), told.get("k", 10), told.get("where"), told.get("content", True)
-        right = type(vector) is list and len(vector) == dim and set(map(type, vector)) <= {float, int}
-        right = right and type(k) is int and 1 <= k <= 10_000 and type(content) is bool and isinstance(where, (dict, NoneType))
-        array = np.array(vector if right else [""])
-    except (ValueError, RecursionError):
+        right = type(k) is int and 1 <= k <= 10_000 and type(content) is bool and isinstance(where, (dict, NoneType))
+        if not right or type(vector) is not list or len(vector) != dim:
+            return None
+        # `array` takes numbers alone, and truth values, which there are only where there is the u of true or the l of false.
+        if (b"u" in body or b"l" in body) and not set(map(type, vector)) <= {float, int}:
+            return None
+        return np.frombuffer(array("d", vector)), k, where, content
+    except (ValueError, TypeError, OverflowError, RecursionError):
         return None
-    return (array, k, where, content) if array.dtype.kind in "fi" else None
 
 
 class _Reply:
     """One who waits for hits: writes them to the connection."""
 
-    __slots__ = ("_begin", "_collection", "_connection", "_content", "_cycle", "_done", "_of", "_timer")
+    __slots__ = ("_collection", "_connection", "_content", "_cycle", "_done", "_of", "begin")
 
     def __init__(self, of: Direct, connection: Any, cycle: Any, collection: Collection, content: bool, begin: float) -> None:
         self._of, self._connection, self._cycle = of, connection, cycle
-        self._collection, self._content, self._begin = collection, content, begin
+        self._collection, self._content, self.begin = collection, content, begin
         self._done = False
-        self._timer: asyncio.TimerHandle = connection.loop.call_later(of.runtime.settings.timeout, self._late)
+        of.opened(self, connection.loop)
 
     def done(self) -> bool:
         """See `service.batching.Waiting`."""
@@ -119,9 +162,6 @@ class _Reply:
         self._finish()
         self._connection.transport.close()
 
-    def _late(self) -> None:
-        self.set_exception(TimeoutError())
-
     def _write(self, status: int, content: bytes, headers: Any) -> None:
         cycle, connection = self._cycle, self._connection
         if cycle.disconnected:
@@ -146,8 +186,8 @@ class _Reply:
             self._finish()
             scope = self._cycle.scope
             scope["route"] = self._of.route
-            self._of.ledger.enter(scope, request_id or request_id_of(scope), status, time.perf_counter() - self._begin)
+            self._of.ledger.enter(scope, request_id or request_id_of(scope), status, time.perf_counter() - self.begin)
 
     def _finish(self) -> None:
         self._done = True
-        self._timer.cancel()
+        self._of.closed(self)

@@ -33,7 +33,7 @@ _access = Buffered()
 
 def access(**fields: str | float | None) -> None:
     """The line of a request: as structlog writes it, for a tenth of the time."""
-    line = {**fields, "event": "request", "level": "info", "timestamp": datetime.now(UTC).isoformat()}
+    line = {**fields, "event": "request", "level": "info", "timestamp": datetime.now(UTC)}
     _access.msg(orjson.dumps(line))
 
 

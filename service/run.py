@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
+from service.direct import Asked
 from service.security import is_loopback
 from service.settings import Settings
 from vecmeta import InvalidConfig
@@ -35,9 +36,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     _head = 0
     _reading = False  # what was received is being parsed
-    _search: Any = None  # a request that may be answered here, once its body is whole
+    _search: tuple[Any, Asked] | None = None  # a request that may be answered here, once its body is whole
     _patience: asyncio.TimerHandle | None = None  # until when that is waited for
-    _timer: asyncio.TimerHandle | None = None  # runs while a head is awaited
+    _awaited = False  # a head has begun, and is not complete
+    _timer: asyncio.TimerHandle | None = None  # runs while one is awaited
 
     def connection_made(self, transport: Any) -> None:
         """A new connection has KEEP_ALIVE seconds to send its first head."""
@@ -57,7 +59,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().data_received(data)
         self._reading = False
         if self._search is not None:
-            self._await_body()
+            self._await_body(self._search[0])
+        if self._awaited:  # most come in one piece, and need no timer
+            self._await_head()
         if self._head > MAX_HEAD and not self.transport.is_closing():
             self.logger.warning("Request head too large.")
             self.send_400_response("Request head too large.")
@@ -71,35 +75,42 @@ class GuardedProtocol(HttpToolsProtocol):
         """The end of a request."""
         self._head = 0
         super().on_message_complete()
-        cycle = self._searched()
-        if cycle is not None and not self.config.app.state.direct.takes(self, cycle):  # type: ignore[union-attr]
-            self.start_usual(cycle)
+        search = self._searched()
+        if search is not None and not self.config.app.state.direct.takes(self, *search):  # type: ignore[union-attr]
+            self.start_usual(search[0])
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         direct = self.config.app.state.direct  # type: ignore[union-attr]
-        if direct is not None and self._reading and app is self.app and cycle.more_body and direct.suits(cycle.scope):
-            self._search = cycle
-        else:
-            super()._start_asgi_task(cycle, app)
+        if direct is not None and self._reading and app is self.app and cycle.more_body:
+            asked = direct.suits(cycle.scope)
+            if asked is not None:
+                self._search = cycle, asked
+                return
+        super()._start_asgi_task(cycle, app)
 
     def start_usual(self, cycle: Any) -> None:
         """Leave a request to the application after all."""
         super()._start_asgi_task(cycle, self.app)
 
-    def _searched(self) -> Any:
+    def _searched(self) -> tuple[Any, Asked] | None:
         """The request that may be answered here, which is not waited for any more."""
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        cycle, self._search = self._search, None
-        return cycle
+        search, self._search = self._search, None
+        return search
 
-    def _await_body(self) -> None:
+    def _await_body(self, cycle: Any) -> None:
         """Most clients send a body right after its head; one that takes longer, or is large, is for those who have the patience."""
-        if len(self._search.body) > MAX_HEAD // 2:
-            self.start_usual(self._searched())
+        if len(cycle.body) > MAX_HEAD // 2:
+            self._go_usual()
         elif self._patience is None:
-            self._patience = self.loop.call_later(BODY, lambda: self.start_usual(self._searched()))
+            self._patience = self.loop.call_later(BODY, self._go_usual)
+
+    def _go_usual(self) -> None:
+        search = self._searched()
+        if search is not None:
+            self.start_usual(search[0])
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets an answer of the usual shape, and the connection is closed."""
@@ -111,11 +122,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The next request of the connection."""
         super().on_message_begin()
-        self._await_head()
+        self._awaited = True
 
     def on_headers_complete(self) -> None:
         """The head is there."""
-        self._head = 0
+        self._head, self._awaited = 0, False
         self._stop_timer()
         super().on_headers_complete()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from pydantic_core import from_json
 
 from vecmeta import intake
 from vecmeta.catalogue.items import ItemStore
+from vecmeta.catalogue.recent import StoredRow
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 from vecmeta.index.protocol import Allowed
 from vecmeta.meta.feedback import bend
@@ -72,21 +75,13 @@ class Searcher:
             allowed = serving.index.expression(node) or self._items.matching(node, serving.revision)
         extra = max((len(ids) for ids in without), default=0)
         scores, keys = serving.index.search(z, k + extra, allowed=allowed)
-        rows = self._items.by_key(keys[0].tolist() if len(keys) == 1 else np.unique(keys).tolist(), serving.revision)
-        ranked = [
-            [(score, row) for score, key in zip(*ranking, strict=True) if (row := rows.get(key)) and row[0] not in left_out][:k]
-            for *ranking, left_out in zip(scores.tolist(), keys.tolist(), without, strict=True)
-        ]  # no row: deleted since the index was asked
-        # All documents in one go, and tuples as they are made: with a thousand hits that is as long as a fifth of the walk.
-        metadata = iter(from_json(f"[{','.join(row[1] for hits in ranked for _, row in hits)}]"))
-        made = tuple.__new__
-        return [
-            Hits(
-                [made(Hit, (id, score, next(metadata), text if blob is None else blob)) for score, (id, _, text, blob) in hits],
-                version=serving.version,
-            )
-            for hits in ranked
-        ]
+        rows = self._items.by_key(keys.ravel().tolist(), serving.revision)
+        width, ranked = keys.shape[1], scores.ravel().tolist()
+        ends = [width * (query + 1) for query in range(len(keys))]
+        if extra or not all(rows):  # no row: deleted since the index was asked
+            rows, ranked, ends = _chosen(rows, ranked, ends, without, k)
+        made = _made(rows, ranked)
+        return [Hits(made[start:end], version=serving.version) for start, end in pairwise([0, *ends])]
 
     def _judged(self, serving: Serving, judged: Sequence[tuple[str, float]]) -> tuple[Vectors, Vector]:
         """Adapted vectors (n, dim) and scores (n,) of liked and disliked items."""
@@ -100,6 +95,35 @@ class Searcher:
                 raise InvalidJudgement(f"feedback on a query is a list of (id, score from -1 to 1), not {pair!r}")
         rows = self._spaces.of(serving.encoder).contents.of_items([id for id, _ in judged])
         return serving.head.project(rows), np.array([score for _, score in judged], dtype=np.float32)
+
+
+def _chosen(
+    rows: Sequence[StoredRow | None], scores: Sequence[float], ends: Sequence[int], without: Sequence[set[str]], k: int
+) -> tuple[list[StoredRow | None], list[float], list[int]]:
+    """Of rows of several queries, one after the other, the first k of each that are there and not among those left out."""
+    chosen: list[int] = []
+    found: list[int] = []
+    for (start, end), left_out in zip(pairwise([0, *ends]), without, strict=True):
+        here = (place for place in range(start, end) if (row := rows[place]) and row[0] not in left_out)
+        chosen += islice(here, k)
+        found.append(len(chosen))
+    return [rows[place] for place in chosen], [scores[place] for place in chosen], found
+
+
+def _made(rows: Sequence[StoredRow | None], scores: Sequence[float]) -> list[Hit]:
+    """Hits of rows, all of which are there.
+
+    All in one go, and tuples as they are made: a thousand hits one by one take as long as a fifth of the walk through the graph.
+    """
+    if not rows:
+        return []
+    ids, documents, texts, blobs = zip(*rows, strict=True)
+    contents = map(_content, texts, blobs) if blobs.count(None) < len(blobs) else texts
+    return list(map(partial(tuple.__new__, Hit), zip(ids, scores, from_json(f"[{','.join(documents)}]"), contents, strict=True)))
+
+
+def _content(text: str | None, blob: bytes | None) -> str | bytes | None:
+    return text if blob is None else blob
 
 
 def parsed(where: Where | None) -> Node | None:

@@ -127,8 +127,8 @@ class ItemStore:
             rows = self._by_id(connection, ids, items.c.id, items.c.vector)
             return {row[0]: np.frombuffer(row[1], dtype="<f4") for row in rows}
 
-    def by_key(self, keys: Sequence[int], revision: int) -> dict[int, StoredRow]:
-        """Id, metadata as JSON, text and blob of these keys, as far as they are still there, as they are at a revision or later."""
+    def by_key(self, keys: Sequence[int], revision: int) -> list[StoredRow | None]:
+        """Id, metadata as JSON, text and blob of each of these keys, as they are at a revision or later; None for one that is gone."""
         return self._recent.rows(keys, revision)
 
     def touched(self, keys: Keys, since: int, until: int) -> None:

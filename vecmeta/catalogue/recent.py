@@ -37,26 +37,24 @@ class RecentRows:
         self._revision = 0  # no row here is older than its state at this revision
         self._lock = threading.Lock()
 
-    def rows(self, keys: Sequence[int], revision: int) -> dict[int, StoredRow]:
-        """Rows by key, of those that are still there, each as it is at `revision` or later."""
+    def rows(self, keys: Sequence[int], revision: int) -> list[StoredRow | None]:
+        """The row of each key, as it is at `revision` or later; None for one that is not there any more."""
         with self._lock:
             if self._revision < revision:
                 self._renew()
-            found = {key: self._rows[key] for key in keys if key in self._rows}
-        missing = [key for key in keys if key not in found]
-        if missing:
-            read, at = self._read(missing)
-            found |= read
-            with self._lock:
-                if self._revision <= at:  # else a write that came between may have changed what was read
-                    short = {
-                        key: row for key, row in read.items() if row[3] is None and len(row[1]) + len(row[2] or "") <= LONGEST
-                    }
-                    self._rows |= short
-                    if len(self._rows) > KEPT:
-                        for key in list(islice(self._rows, len(self._rows) - KEPT // 2)):
-                            del self._rows[key]
-        return found
+            found = list(map(self._rows.get, keys))
+        if all(found):
+            return found
+        read, at = self._read(list({key for key, row in zip(keys, found, strict=True) if row is None}))
+        with self._lock:
+            if self._revision <= at:  # else a write that came between may have changed what was read
+                self._rows |= {
+                    key: row for key, row in read.items() if row[3] is None and len(row[1]) + len(row[2] or "") <= LONGEST
+                }
+                if len(self._rows) > KEPT:
+                    for key in list(islice(self._rows, len(self._rows) - KEPT // 2)):
+                        del self._rows[key]
+        return [row or read.get(key) for key, row in zip(keys, found, strict=True)]
 
     def touched(self, keys: Keys, since: int, until: int) -> None:
         """These are all that was written or deleted after `since`, up to `until`."""
