@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
@@ -45,14 +46,17 @@ class Batcher(Generic[K, Asked, Answer]):
     waits and a crowd is served in large batches. With `wait` > 0 the first of a batch also waits so many seconds for company when nobody
     is busy. Nobody waits longer than `timeout` seconds, for a turn and the answer together. When a batch of several fails, each is tried by
     itself, so that nobody gets another one's error.
+
+    With `pause` > 0 the loop stands still for so many seconds at most while a batch is worked on. Where that is short, work in C of all
+    cores, loop and worker would only take the interpreter's lock from each other: what comes in meanwhile is read in one go afterwards.
     """
 
     def __init__(
         self, work: Callable[[K, list[Asked]], list[Answer]], pool: Executor, *, largest: int, workers: int = 1, wait: float = 0.0,
-        waiting: int = 2000, timeout: float = 60.0,
+        pause: float = 0.0, waiting: int = 2000, timeout: float = 60.0,
     ) -> None:  # fmt: skip
         self._work, self._pool, self._largest = work, pool, largest
-        self._wait, self._waiting, self._timeout = wait, waiting, timeout
+        self._wait, self._pause, self._waiting, self._timeout = wait, pause, waiting, timeout
         self._lock = threading.Lock()  # over all that follows
         self._idle = workers
         self._queues: OrderedDict[K, deque[tuple[Asked, Waiting[Answer]]]] = OrderedDict()
@@ -76,46 +80,58 @@ class Batcher(Generic[K, Asked, Answer]):
                 raise Overloaded
             self._queues.setdefault(key, deque()).append((asked, waiting))
             self._count += 1
-            begins = self._idle > 0 and not self._called
+        self._call(loop, self._wait)
+
+    def _call(self, loop: asyncio.AbstractEventLoop, wait: float = 0.0) -> None:
+        """See to it that a batch begins, if any waits and a worker is idle."""
+        with self._lock:
+            begins = bool(self._queues) and self._idle > 0 and not self._called
             self._called = self._called or begins
         if begins:
             # Not at once: what the loop has read from other connections meanwhile belongs to the same batch.
-            loop.call_later(self._wait, self._start, loop) if self._wait else loop.call_soon(self._start, loop)
+            loop.call_later(wait, self._start, loop) if wait else loop.call_soon(self._start, loop)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._lock:
             self._called = False
-        while (found := self._next(idle=True)) is not None:
-            self._pool.submit(self._serve, loop, *found).add_done_callback(partial(self._served, loop, found[1]))
+            found = self._next()
+        if found is None:
+            return
+        key, batch = found
+        try:
+            future = self._pool.submit(self._together, key, [asked for asked, _ in batch])
+        except RuntimeError:  # the service stops
+            future = Future()
+            future.cancel()
+        if future.cancelled() or (self._pause and self._done(future)):
+            self._end(loop, batch, future)
+        else:
+            future.add_done_callback(partial(self._ended, loop, batch))
+            self._call(loop)
 
-    def _next(self, *, idle: bool) -> tuple[K, list[tuple[Asked, Waiting[Answer]]]] | None:
-        """A batch for a worker, who was `idle` or has just done one and is idle if there is none."""
-        with self._lock:
-            while self._queues and (self._idle or not idle):
-                key, queue = next(iter(self._queues.items()))
-                batch = [queue.popleft() for _ in range(min(len(queue), self._largest))]
-                self._count -= len(batch)
-                if queue:
-                    self._queues.move_to_end(key)  # each key has its turn
-                else:
-                    del self._queues[key]
-                batch = [(asked, waiting) for asked, waiting in batch if not waiting.done()]  # whoever gave up needs no answer
-                if batch:
-                    self._idle -= idle
-                    self.batches += 1
-                    self.answers += len(batch)
-                    return key, batch
-            self._idle += not idle
-            return None
+    def _done(self, future: Future[list[Answer | Exception]]) -> bool:
+        """Whether the work is done after a pause."""
+        with contextlib.suppress(TimeoutError, CancelledError):
+            future.result(self._pause)
+        return future.done()
 
-    def _serve(self, loop: asyncio.AbstractEventLoop, key: K, batch: list[tuple[Asked, Waiting[Answer]]]) -> None:
-        """One batch after the other, in a thread, for as long as there are any: to be sent each one by a busy loop takes longer than it."""
-        found: tuple[K, list[tuple[Asked, Waiting[Answer]]]] | None = key, batch
-        while found is not None:
-            key, batch = found
-            answers = self._together(key, [asked for asked, _ in batch])
-            loop.call_soon_threadsafe(self._deliver, batch, answers)
-            found = self._next(idle=False)
+    def _next(self) -> tuple[K, list[tuple[Asked, Waiting[Answer]]]] | None:
+        """A batch for an idle worker, who is not idle then. The lock is held."""
+        while self._queues and self._idle:
+            key, queue = next(iter(self._queues.items()))
+            batch = [queue.popleft() for _ in range(min(len(queue), self._largest))]
+            self._count -= len(batch)
+            if queue:
+                self._queues.move_to_end(key)  # each key has its turn
+            else:
+                del self._queues[key]
+            batch = [(asked, waiting) for asked, waiting in batch if not waiting.done()]  # whoever gave up needs no answer
+            if batch:
+                self._idle -= 1
+                self.batches += 1
+                self.answers += len(batch)
+                return key, batch
+        return None
 
     def _together(self, key: K, asked: list[Asked]) -> list[Answer | Exception]:
         try:
@@ -125,12 +141,30 @@ class Batcher(Generic[K, Asked, Answer]):
                 return [error] * len(asked)
         return [self._together(key, [one])[0] for one in asked]
 
-    def _served(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[Asked, Waiting[Answer]]], done: Future[None]) -> None:
-        if done.cancelled():  # the service stops
-            loop.call_soon_threadsafe(lambda: [waiting.cancel() for _, waiting in batch])
+    def _ended(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[tuple[Asked, Waiting[Answer]]],
+        future: Future[list[Answer | Exception]],
+    ) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connections of those who waited
+            loop.call_soon_threadsafe(self._end, loop, batch, future)
 
-    def _deliver(self, batch: list[tuple[Asked, Waiting[Answer]]], answers: list[Answer | Exception]) -> None:
-        for (_, waiting), answer in zip(batch, answers, strict=True):
+    def _end(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[tuple[Asked, Waiting[Answer]]],
+        future: Future[list[Answer | Exception]],
+    ) -> None:
+        """In the loop: give the answers of a batch, and begin the next one."""
+        with self._lock:
+            self._idle += 1
+        self._call(loop)
+        if future.cancelled():  # the service stops
+            for _, waiting in batch:
+                waiting.cancel()
+            return
+        for (_, waiting), answer in zip(batch, future.result(), strict=True):
             if waiting.done():
                 continue
             if isinstance(answer, Exception):

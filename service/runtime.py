@@ -17,7 +17,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import orjson
 import structlog
-from threadpoolctl import threadpool_limits
 
 import vecmeta as vm
 from service import logs
@@ -40,7 +39,8 @@ SETTLED = 1000
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )  # a PNG, 1 x 1
-QUIET = 2  # how much the threads that search give way to the one that talks to clients (nice)
+QUIET = 4  # how much the threads that write and look things up give way to those that search and talk to clients (nice)
+PAUSE = 0.01  # seconds that a search may keep the loop waiting
 
 
 class Runtime:
@@ -59,7 +59,7 @@ class Runtime:
             Counter()
         )  # answers since they were written last, by collection and version
         self._others = ThreadPoolExecutor(16, "vecmeta", initializer=_step_back)
-        self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search", initializer=_give_way)
+        self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search")
         self._encoders = ThreadPoolExecutor(2, "encode")
         most = settings.waiting
         self.searches: Batcher[SearchKey, Any, Hits] = Batcher(
@@ -67,6 +67,7 @@ class Runtime:
             self._searchers,
             largest=settings.search_batch,
             workers=settings.search_threads,
+            pause=PAUSE,
             waiting=most,
             timeout=settings.timeout,
         )
@@ -275,21 +276,7 @@ def _write(collection: Collection, batches: list[Sequence[Item | OwnVector]]) ->
 
 
 def _step_back() -> None:
-    """Threads that write and look things up give way to those that search."""
-    _nicer(2 * QUIET)
-
-
-def _give_way() -> None:
-    """Threads that search fill what the event loop leaves free: without this it waits milliseconds for its turn on a busy machine.
-
-    Each walks through the index by itself: together they keep the processors busy without OpenMP's threads, which wait for each other.
-    """
-    threadpool_limits(1, "openmp")  # of this thread; others go on with what they had
-    _nicer(QUIET)
-
-
-def _nicer(by: int) -> None:
     """Lower the priority of this thread, where the system has one for each thread."""
     if hasattr(os, "setpriority"):
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), by)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)

@@ -269,16 +269,25 @@ def test_blas_has_one_thread_in_every_thread_that_wants_it_so_and_afterwards_wha
             leave.wait(20)
         seen["after"] = blas()
 
+    def alone() -> None:
+        with threads.single_blas():
+            seen["alone"] = blas()
+
     thread = threading.Thread(target=other)
     with threads.single_blas(), threads.single_blas():
         thread.start()
         assert inside.wait(20)
         assert blas() == one
-    assert blas() == before
+    # where the number is the process's, it stays until the last one leaves
+    assert all(now in (1, was) for now, was in zip(blas(), before, strict=True))
     leave.set()
     thread.join()
     assert blas() == before
-    assert seen == {"in": one, "after": before}
+    thread = threading.Thread(target=alone)  # not the thread that was the first one
+    thread.start()
+    thread.join()
+    assert blas() == before
+    assert seen == {"in": one, "after": before, "alone": one}
 
 
 def test_a_graph_that_grew_topic_by_topic_is_looked_at_and_made_anew(

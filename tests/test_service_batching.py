@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -187,6 +188,68 @@ def test_the_first_waits_for_company_if_told_to(pool: ThreadPoolExecutor) -> Non
         second = await asked(batcher, "a", 2)
         assert await asyncio.gather(*first, *second) == [2, 4]
         assert gate.batches == [("a", [1, 2])]
+
+    run(test)
+
+
+def test_the_loop_stands_still_for_a_short_batch(pool: ThreadPoolExecutor) -> None:
+    async def test() -> None:
+        turns = 0
+        seen: list[tuple[int, int]] = []
+
+        def work(_key: str, asked: list[int]) -> list[int]:
+            before = turns
+            time.sleep(0.05)
+            seen.append((before, turns))
+            return asked
+
+        async def turning() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        other = asyncio.create_task(turning())
+        still, moving = (Batcher(work, pool, largest=8, pause=pause) for pause in (10.0, 0.0))
+        assert await still.ask("a", 1) == await moving.ask("a", 1) == 1
+        other.cancel()
+        (before, after), (start, end) = seen
+        assert before == after
+        assert start < end
+
+    run(test)
+
+
+def test_the_loop_goes_on_when_a_batch_takes_longer(pool: ThreadPoolExecutor) -> None:
+    async def test() -> None:
+        gate = Gate()
+        batcher = Batcher(gate.work, pool, largest=8, workers=2, pause=0.01)
+        slow = await asked(batcher, "a", 1)
+        await busy(gate)
+        others = [*await asked(batcher, "b", 2), *await asked(batcher, "c", 3)]
+        await busy(gate, 2)
+        await asyncio.sleep(0.05)
+        assert [key for key, _ in gate.batches] == ["a", "b"]
+        gate.open.set()
+        assert await asyncio.gather(*slow, *others) == [2, 4, 6]
+
+    run(test)
+
+
+def test_who_waits_when_the_service_stops_is_told() -> None:
+    async def test() -> None:
+        gate = Gate()
+        pool = ThreadPoolExecutor(1)
+        batcher = Batcher(gate.work, pool, largest=1, workers=2, pause=0.01)
+        tasks = await asked(batcher, "a", 1, 2, 3)
+        await busy(gate)
+        await asyncio.sleep(0.05)  # the second one waits for the pool's only thread, the third for a worker
+        pool.shutdown(wait=False, cancel_futures=True)
+        gate.open.set()
+        assert await tasks[0] == 2
+        for task in tasks[1:]:
+            with pytest.raises(asyncio.CancelledError):
+                await task
 
     run(test)
 

@@ -23,13 +23,21 @@ _inside = 0  # threads that are in `single_blas` now
 _before: list[int] = []  # the numbers of threads to go back to
 
 
+def sleep_between_searches() -> None:
+    """Have OpenMP's threads sleep while they wait for more to do, in this process and those that it starts.
+
+    By spinning they keep the cores from whatever comes between two searches. Has an effect before FAISS is loaded alone.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
 @contextmanager
 def single_blas() -> Iterator[None]:
     """numpy's BLAS on one thread for what this thread does in here. Re-entrant.
 
     BLAS's own threads wait for each other at every product: of eight folds fitted by two threads at a time half of the processor's time
-    was such waiting. In some builds of OpenBLAS the number is each thread's own, in others the process's: so every thread sets it and
-    puts it back. Where it is the process's, one that leaves early gives the others their threads back, which costs time and no more.
+    was such waiting. Where OpenBLAS is built with OpenMP the number is each thread's own: every thread sets it and puts it back. Otherwise
+    it is the process's: the first thread sets it, and the last one that leaves puts it back.
     """
     global _inside, _before  # noqa: PLW0603  # it is the process's setting
     libraries = _blas()
@@ -39,9 +47,10 @@ def single_blas() -> Iterator[None]:
         with _lock:
             if _inside == 0:
                 _before = [library.num_threads for library in libraries]
-            _inside += 1
             for library in libraries:
-                library.set_num_threads(1)
+                if _inside == 0 or not _shared(library):
+                    _set(library, 1)
+            _inside += 1
     try:
         yield
     finally:
@@ -50,7 +59,23 @@ def single_blas() -> Iterator[None]:
             with _lock:
                 _inside -= 1
                 for library, number in zip(libraries, _before, strict=True):
-                    library.set_num_threads(number)
+                    if _inside == 0 or not _shared(library):
+                        _set(library, number)
+
+
+def _shared(library: Any) -> bool:
+    """Whether all threads of the process have one number."""
+    return getattr(library, "threading_layer", None) != "openmp"
+
+
+def _set(library: Any, number: int) -> None:
+    """From any thread: newer versions of threadpoolctl ignore all but the first that ever did so, until it gives up."""
+    give_up = getattr(library, "clear_controlling_thread", None)
+    if give_up is not None:
+        give_up(force=True)
+    library.set_num_threads(number)
+    if give_up is not None:
+        give_up()
 
 
 @lru_cache(maxsize=1)

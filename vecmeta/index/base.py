@@ -26,8 +26,8 @@ from vecmeta.where import Node
 
 SLICE = 2048  # rows written per turn of the lock
 DEAD_SHARE, DEAD_ROWS = 0.3, 1000  # start afresh when more than this share AND more than this number of rows are dead
-BRIEF, LONG = 0.01, 0.25  # seconds that linking keeps others out at a time: when there are any, and when nobody reads or writes
-LEAST, MOST = 16, 4096  # rows linked at a time
+BRIEF, LONG, CALM = 0.003, 0.25, 0.1  # seconds that linking keeps others out at a time; LONG if nobody came for CALM seconds
+LEAST, MOST = 4, 4096  # rows linked at a time
 
 
 class _State(NamedTuple):
@@ -160,7 +160,7 @@ class KeyedIndex(ABC):
     # -- bringing up to date ---------------------------------------------------------------------------------------------------
 
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:
-        """Link what is pending, beside searches and writes, which wait for a hundredth of a second at most; returns how many rows were.
+        """Link what is pending, beside searches and writes, which wait for a few thousandths of a second; returns how many rows were.
 
         `go_on` is called now and then, and what it raises ends the work where it is. One thread does it, others wait for it.
         """
@@ -168,7 +168,7 @@ class KeyedIndex(ABC):
         with self._settling:
             if self._worn:
                 done += self._renew(go_on)
-            rows, others = LEAST, self._others()
+            rows, others, seen = LEAST, -1, 0.0
             while True:
                 go_on()
                 with self._writer.patiently():
@@ -179,8 +179,9 @@ class KeyedIndex(ABC):
                 if not goes_on:
                     return done
                 done += linked
-                rows = _pace(linked, spent, BRIEF if self._others() != others else LONG) if linked else rows
-                others = self._others()
+                if self._others() != others:
+                    others, seen = self._others(), begin
+                rows = _pace(linked, spent, BRIEF if begin - seen < CALM else LONG) if linked else rows
 
     def _others(self) -> int:
         """Grows with every reader and writer."""
@@ -212,8 +213,7 @@ class KeyedIndex(ABC):
             old = self._now()
             rows, upto = np.random.default_rng(0).permutation(old.table.live_rows()), old.table.rows
             keys = old.table.by_row[rows]
-        table, store = KeyTable(), self._make()
-        pace = LEAST
+        table, store, pace = KeyTable(), self._make(), LEAST
         for start in range(0, len(rows), SLICE):
             part = rows[start : start + SLICE]
             with self._lock.reading():
