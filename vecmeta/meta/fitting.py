@@ -11,6 +11,7 @@ from vecmeta.errors import InvalidConfig, InvalidVector
 from vecmeta.meta.episodes import Episode, Statistics
 from vecmeta.meta.head import Memory, MemoryHead
 from vecmeta.meta.methods import method_of
+from vecmeta.meta.slopes import taken_as_they_are
 from vecmeta.meta.start import MetaConfig, Start, load_start
 from vecmeta.meta.support import support_of
 from vecmeta.meta.threads import one_thread
@@ -57,7 +58,7 @@ def fit(start: Start, episode: Episode, stats: Statistics, *, device: str = "cpu
         )
     check_start(start)
     method = method_of(start.method)
-    with one_thread(), torch.no_grad():  # torch.func.grad takes its gradients all the same
+    with one_thread(), taken_as_they_are(), torch.no_grad():
         support = support_of(episode, stats, start.config.inner_rows, np.random.default_rng(seed), device)
         params = {name: torch.tensor(value, device=device) for name, value in start.tensors.items()}
         memory = method.memory(params, support, start.config)

@@ -45,7 +45,9 @@ def features(episode: Episode, stats: Statistics) -> NDArray[np.float64]:
     own = np.where(told, rest, np.nan)
     others = np.where(positive > 0, -1.0, x @ unit(np, sums).T)
     elsewhere = np.maximum(others.max(1), np.median(x @ background.T, axis=1))  # (N,)
-    values = np.linalg.svd(background - background.mean(0), compute_uv=False) ** 2
+    apart = background - background.mean(0)  # (B, dim)
+    total = float((apart * apart).sum())  # of the squared singular values, as the next line is of their squares
+    squares_of = float(((apart.T @ apart) ** 2).sum())
     return np.array(
         [
             np.log(y.shape[1]),
@@ -55,7 +57,7 @@ def features(episode: Episode, stats: Statistics) -> NDArray[np.float64]:
             np.nanmean(own - elsewhere[:, None]) if told.any() else np.nan,
             near.mean(),
             float(np.linalg.norm(stats.mean)),
-            np.log(values.sum() ** 2 / (values**2).sum()) if values.sum() > 1e-6 else 0.0,
+            np.log(total**2 / squares_of) if total > 1e-6 else 0.0,
         ]
     )
 

@@ -24,6 +24,7 @@ from vecmeta.meta import attention
 from vecmeta.meta.attention import Dials, Ties, assemble, no_dials, numbers
 from vecmeta.meta.head import Memory, forward, softmax
 from vecmeta.meta.losses import NEVER, contrastive, pairs
+from vecmeta.meta.slopes import slopes
 from vecmeta.meta.start import MetaConfig
 from vecmeta.meta.support import Facts, Params, Support, directions, facts_of
 
@@ -82,11 +83,11 @@ def inner_loop(p: Params, support: Support, moved: tuple[str, ...], first_order:
     scale = (each, each, each, each, 1.0)
     rates = p["rates"].exp()
     for step in range(rates.shape[1]):
-        slopes = torch.func.grad(inner_loss)(fast, p, support, facts, found, k, v)
+        down = slopes(inner_loss, fast, p, support, facts, found, k, v)
         rate = (*rates[:4, step], rates[4:, step])
         fast = tuple(
             w - rate[i] * scale[i] * (slope.detach() if first_order else slope) if FAST[i] in moved else w
-            for i, (w, slope) in enumerate(zip(fast, slopes, strict=True))
+            for i, (w, slope) in enumerate(zip(fast, down, strict=True))
         )
     return assemble(p, support, facts, found.ties, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
 
