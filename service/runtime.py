@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import os
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -39,7 +37,6 @@ SETTLED = 1000
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )  # a PNG, 1 x 1
-QUIET = 4  # how much the threads that write and look things up give way to those that search and talk to clients (nice)
 PAUSE = 0.01  # seconds that a search may keep the loop waiting
 
 
@@ -58,7 +55,7 @@ class Runtime:
         self.searched: Counter[tuple[Collection, int]] = (
             Counter()
         )  # answers since they were written last, by collection and version
-        self._others = ThreadPoolExecutor(16, "vecmeta", initializer=_step_back)
+        self._others = ThreadPoolExecutor(16, "vecmeta")
         self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search")
         self._encoders = ThreadPoolExecutor(2, "encode")
         most = settings.waiting
@@ -67,7 +64,7 @@ class Runtime:
             self._searchers,
             largest=settings.search_batch,
             workers=settings.search_threads,
-            pause=PAUSE,
+            pause=PAUSE if settings.index in ("faiss", "exact") else 0.0,  # another server's search leaves this one's cores free
             waiting=most,
             timeout=settings.timeout,
         )
@@ -273,10 +270,3 @@ def _write(collection: Collection, batches: list[Sequence[Item | OwnVector]]) ->
         return [added(collection, batch) for batch in batches]
     added(collection, [item for batch in batches for item in batch])
     return [len(batch) for batch in batches]
-
-
-def _step_back() -> None:
-    """Lower the priority of this thread, where the system has one for each thread."""
-    if hasattr(os, "setpriority"):
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), QUIET)

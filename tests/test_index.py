@@ -582,6 +582,36 @@ def test_a_mapped_file_is_copied_before_it_is_changed(tmp_path: Path) -> None:
         assert (tmp_path / "graph.faiss").read_bytes() == before
 
 
+def test_searches_go_on_while_a_mapped_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = unit(np.random.default_rng(0), 400)
+    first = FaissIndex(DIM, hnsw_from=0)
+    first.add(np.arange(300), x[:300])
+    first.settle()
+    first.dump(tmp_path)
+    index = FaissIndex.load(tmp_path)
+    index.add(np.arange(300, 400), x[300:])
+    copy, copied, go_on = graph._copy, threading.Event(), threading.Event()
+
+    def slow(old: object, new: object) -> None:
+        copy(old, new)
+        copied.set()
+        assert go_on.wait(20)
+
+    monkeypatch.setattr(graph, "_copy", slow)
+    linking = threading.Thread(target=index.settle)
+    linking.start()
+    assert copied.wait(20)
+    asked = ints(7, 350)
+    np.testing.assert_array_equal(index.search(x[asked], 1)[1][:, 0], asked)  # would wait for the copy
+    assert linked(index) == 300
+    go_on.set()
+    linking.join()
+    assert linked(index) == 400
+    np.testing.assert_array_equal(index.search(x, 1)[1][:, 0], np.arange(400))
+    again = FaissIndex.load(tmp_path)  # the file is as it was
+    assert len(again) == 300
+
+
 def test_blocks_are_a_queue() -> None:
     blocks, x = Blocks(2), np.arange(2 * (2 * BLOCK + 5), dtype=np.float32).reshape(-1, 2)
     for part in np.array_split(x, 7):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -288,6 +291,21 @@ def test_blas_has_one_thread_in_every_thread_that_wants_it_so_and_afterwards_wha
     thread.join()
     assert blas() == before
     assert seen == {"in": one, "after": before, "alone": one}
+
+
+def test_a_process_that_serves_shares_the_cores() -> None:
+    code = (
+        "import os, numpy; from vecmeta import threads; threads.share_the_cores(); import faiss, threading\n"
+        "def told(): print([library.num_threads for library in threads._blas() if 'numpy' in library.filepath])\n"
+        "told(); thread = threading.Thread(target=lambda: [told() for _ in [threads.single_blas().__enter__()]]); thread.start()\n"
+        "thread.join(); print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[1]", "[1]", "passive"]
+    own = {**bare, "OMP_WAIT_POLICY": "active"}  # what somebody has set stays
+    done = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "active"
 
 
 def test_a_graph_that_grew_topic_by_topic_is_looked_at_and_made_anew(

@@ -16,7 +16,7 @@ import typer
 from vecmeta.cli import render
 from vecmeta.cli.app import note, opened, print_json, shared
 from vecmeta.errors import InvalidConfig
-from vecmeta.threads import sleep_between_searches
+from vecmeta.threads import share_the_cores
 from vecmeta.types import Scope
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def serve(
         "bridge": bridge or None,
     }
     options = {name: value for name, value in wanted.items() if value is not None}
-    sleep_between_searches()  # before a database is opened
+    share_the_cores()  # before a database is opened
     if no_auth:
         options["auth"] = False
     else:

@@ -196,10 +196,10 @@ class KeyedIndex(ABC):
         self._worn = bool(self._state.store.linked)
 
     def _link(self, rows: int) -> int:
-        store = self._state.store
+        store, before = self._state.store, self._state.store.linked
         if not store.pending:
             return 0
-        before = store.linked
+        store.prepare()
         with self._lock.writing(), self._whole():
             store.link(rows)
         return store.linked - before

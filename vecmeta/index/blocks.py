@@ -77,6 +77,9 @@ class Blocks:
             here = at // BLOCK == number
             block[at[here] % BLOCK] = vectors[here]
 
+    def prepare(self) -> None:
+        """There is nothing to prepare."""
+
     def link(self, rows: int) -> None:
         """There is nothing to link."""
 

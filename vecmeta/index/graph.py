@@ -53,6 +53,7 @@ class Graph:
         self._vectors = faiss.downcast_index(index.storage)  # lives as long as `_index`
         self._waiting = waiting
         self._hnsw_from, self._ef_search = hnsw_from, ef_search
+        self._mine: Any = None  # a copy of `_index`, where that is mapped from a file and is about to change
         self._random = np.random.default_rng(0)
         self._place = (0, 0)  # of vectors and links in memory
         self._small: list[tuple[int, int]] = []  # pieces there that are not on large pages yet
@@ -98,6 +99,11 @@ class Graph:
         out = np.empty((len(rows), self._index.d), np.float32)
         out[old], out[~old] = self._linked_rows()[rows[old]], self._waiting.gather(rows[~old] - self.linked)
         return out
+
+    def prepare(self) -> None:
+        """See `Store.prepare`: a copy of what is mapped from a file, which takes its place in `link`."""
+        if self._mine is None and not self._owned:
+            self._mine = self._copied()
 
     def link(self, rows: int) -> None:
         """Link up to so many of the rows that wait; see GRID."""
@@ -180,12 +186,21 @@ class Graph:
             part *= 1 / GRID  # a power of two: exact
         return moved
 
+    @property
+    def _owned(self) -> bool:
+        return bool(self._vectors.codes.is_owned and self._index.hnsw.neighbors.is_owned)
+
+    def _copied(self) -> Any:
+        mine = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT)
+        _copy(self._index, mine)
+        return mine
+
     def _own(self) -> None:
-        """Copy what is mapped from a file."""
-        if not self._vectors.codes.is_owned or not self._index.hnsw.neighbors.is_owned:
-            mine = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT)
-            _copy(self._index, mine)
-            self._index, self._vectors = mine, faiss.downcast_index(mine.storage)
+        """Leave what is mapped from a file for a copy of it."""
+        if not self._owned:
+            self.prepare()
+            self._index, self._mine = self._mine, None
+            self._vectors = faiss.downcast_index(self._index.storage)
 
     def _both(self, search: Any, queries: Vectors, k: int, mask: Mask | None) -> tuple[Vectors, Keys]:
         """The best of what is linked, found by `search`, and of what waits."""

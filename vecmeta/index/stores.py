@@ -30,6 +30,9 @@ class Store(Protocol):
     def overwrite(self, rows: Keys, vectors: Vectors) -> None:
         """Replace rows, all different: (n,), (n, dim)."""
 
+    def prepare(self) -> None:
+        """What `link` needs first and others may search beside; changes nothing that they see."""
+
     def link(self, rows: int) -> None:
         """Take up to so many of the pending rows into the structure."""
 
