@@ -27,7 +27,7 @@ from vecmeta.where import Node
 SLICE = 2048  # rows written per turn of the lock
 DEAD_SHARE, DEAD_ROWS = 0.3, 1000  # start afresh when more than this share AND more than this number of rows are dead
 BRIEF, LONG, CALM = 0.003, 0.25, 0.1  # seconds that linking keeps others out at a time; LONG if nobody came for CALM seconds
-LEAST, MANY, MOST = 4, 1024, 4096  # rows linked at a time; MANY at least where nobody waits: fewer would not take all cores
+LEAST, MOST = 4, 4096  # rows linked at a time
 
 
 class _State(NamedTuple):
@@ -347,4 +347,4 @@ class KeyedIndex(ABC):
 
 def _pace(rows: int, seconds: float, aim: float) -> int:
     """How many rows to link next, so that it takes about as long as is aimed at."""
-    return int(np.clip(rows * min(aim / max(seconds, 1e-6), 2), MANY if aim == LONG else LEAST, MOST))
+    return int(np.clip(rows * min(aim / max(seconds, 1e-6), 2), LEAST, MOST))
