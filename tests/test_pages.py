@@ -40,7 +40,7 @@ def test_a_graph_is_put_there_once_and_again_when_it_has_moved(monkeypatch: pyte
     monkeypatch.setattr(pages, "PIECE", 16 * 4096)
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(graph, "enlarge", lambda *piece: asked.append(piece))
-    x = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(6000, 64)).astype(np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     index = FaissIndex(64, hnsw_from=1000)
     index.add(np.arange(2000), x[:2000])
@@ -50,7 +50,7 @@ def test_a_graph_is_put_there_once_and_again_when_it_has_moved(monkeypatch: pyte
     count = len(asked)
     index.settle()
     assert len(asked) == count
-    index.add(np.arange(2000, 3000), x[2000:])
+    index.add(np.arange(2000, 6000), x[2000:])  # more than memory that was doubled has room for
     index.settle()
     assert len(asked) > count
     assert (index.search(x[:50], 1)[1][:, 0] == np.arange(50)).all()

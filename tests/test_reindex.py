@@ -354,29 +354,3 @@ def test_what_a_new_graph_does_not_mend_is_let_be(taught: vm.Collection, monkeyp
         assert len(looked) == 6  # as it was, a step wider, made anew, three steps wider
         assert index_of(c)._settings()["ef_search"] == 96
         assert c._servings.warm().sound == 800
-
-
-@pytest.mark.parametrize("order", ["topics", "mixed"])
-def test_items_in_no_bad_order_are_searched_more_widely_before_a_graph_is_made_anew(
-    order: str, db: vm.Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    x = (np.repeat(rng.normal(size=(10, 16)), 40, 0) + 0.3 * rng.normal(size=(400, 16))).astype(np.float32)
-    assert FaissIndex.__init__.__kwdefaults__ is not None
-    monkeypatch.setitem(FaissIndex.__init__.__kwdefaults__, "hnsw_from", 100)
-    looked: list[object] = []
-
-    def recall_of(index: object) -> float:
-        looked.append(index)
-        return 0.5 if len(looked) <= 2 else 1.0
-
-    monkeypatch.setattr(upkeep, "recall_of", recall_of)
-    c = db.create("rows", encoder="vectors", dim=16)
-    rows = x if order == "topics" else x[rng.permutation(len(x))]
-    c.add_vectors([f"r{n}" for n in range(len(rows))], rows)
-    assert upkeep.in_topics(c._servings.warm().index) == (order == "topics")
-    before = index_of(c)._state.store
-    c.settle()
-    assert len(looked) == 3
-    anew, wider = index_of(c)._state.store is not before, index_of(c)._settings()["ef_search"]
-    assert (anew, wider) == ((True, 96) if order == "topics" else (False, 216))

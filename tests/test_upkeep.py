@@ -64,10 +64,23 @@ def test_exact_search_has_no_width() -> None:
     assert not index.reach(lambda: True, 3)
 
 
-@pytest.mark.parametrize(("found", "wider", "renewed"), [([0.99], 0, 0), ([0.9, 0.99], 1, 0), ([0.9, 0.9, 0.99], 0, 1)])
-def test_first_a_step_wider_then_a_new_graph(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[float], wider: int, renewed: int
+@pytest.mark.parametrize(
+    ("topics", "found", "wider", "renewed"),
+    [
+        (0, [0.99], 0, 0),
+        (0, [0.9, 0.99], 1, 0),
+        (0, [0.9, 0.9, 0.9, 0.99], 3, 0),
+        (0, [0.9, 0.9, 0.9, 0.9, 0.99], 0, 1),  # a new graph where no width helps
+        (10, [0.9, 0.99], 1, 0),
+        (10, [0.9, 0.9, 0.99], 0, 1),  # what came topic by topic makes for a bad graph
+    ],
+)
+def test_first_wider_then_a_new_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, topics: int, found: list[float], wider: int, renewed: int
 ) -> None:
+    x = rows(10_500)
+    if topics:
+        x = x + np.repeat(rows(topics, seed=1), len(x) // topics, axis=0)
     answers = iter(found)
     monkeypatch.setattr(upkeep, "recall_of", lambda _: next(answers))
     renewals: list[int] = []
@@ -80,10 +93,11 @@ def test_first_a_step_wider_then_a_new_graph(
     monkeypatch.setattr(FaissIndex, "_renew", counted)
     with vm.open(tmp_path, device="cpu") as db:
         c = db.create("c", encoder="vectors", dim=32)
-        c.add_vectors([f"i{n}" for n in range(10_500)], rows(10_500))
+        c.add_vectors([f"i{n}" for n in range(len(x))], x)
         c.settle()
         index = c._servings.current().index
         assert isinstance(index, FaissIndex)
+        assert upkeep.in_topics(index) == (topics > 0)
         assert index._settings()["ef_search"] == 96 * 3**wider // 2**wider
     assert len(renewals) == renewed
     assert list(answers) == []
