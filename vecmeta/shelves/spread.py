@@ -71,7 +71,14 @@ def spread(task: Task, items: ItemStore, address: str) -> Iterator[tuple[int, bo
         how: dict[str, Any] = (
             {"num_cpus": max(2, os.cpu_count() or 1), "include_dashboard": False} if address == LOCAL else {"address": address}
         )
-        ray.init(log_to_driver=False, configure_logging=False, **how)
+        for last in (address != LOCAL, True):
+            try:
+                ray.init(log_to_driver=False, configure_logging=False, **how)
+                break
+            except Exception:  # a bare one when its processes take more than 30 s to start, as on a busy machine
+                ray.shutdown()
+                if last:
+                    raise
     try:
         data = ray.data.from_items(bounds, override_num_blocks=max(1, len(bounds)))
         results = data.map(lambda chunk: {"written": task.write(chunk["low"], chunk["high"])})
