@@ -7,13 +7,14 @@ import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import Executor, Future, wait
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from vecmeta import VecmetaError
 
 K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 Answer_contra = TypeVar("Answer_contra", contravariant=True)
@@ -103,17 +104,14 @@ class Batcher(Generic[K, Asked, Answer]):
         except RuntimeError:  # the service stops
             future = Future()
             future.cancel()
-        if future.cancelled() or (self._pause and self._done(future)):
-            self._end(loop, batch, future)
+        if self._pause:
+            wait([future], self._pause)
+        end = partial(self._end, loop, batch)
+        if future.done():
+            end(future)
         else:
-            future.add_done_callback(partial(self._ended, loop, batch))
+            future.add_done_callback(partial(_in_loop, loop, end))
             self._call(loop)
-
-    def _done(self, future: Future[list[Answer | Exception]]) -> bool:
-        """Whether the work is done after a pause."""
-        with contextlib.suppress(TimeoutError, CancelledError):
-            future.result(self._pause)
-        return future.done()
 
     def _next(self) -> tuple[K, list[tuple[Asked, Waiting[Answer]]]] | None:
         """A batch for an idle worker, who is not idle then. The lock is held."""
@@ -141,15 +139,6 @@ class Batcher(Generic[K, Asked, Answer]):
                 return [error] * len(asked)
         return [self._together(key, [one])[0] for one in asked]
 
-    def _ended(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        batch: list[tuple[Asked, Waiting[Answer]]],
-        future: Future[list[Answer | Exception]],
-    ) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connections of those who waited
-            loop.call_soon_threadsafe(self._end, loop, batch, future)
-
     def _end(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -171,3 +160,8 @@ class Batcher(Generic[K, Asked, Answer]):
                 waiting.set_exception(answer)
             else:
                 waiting.set_result(answer)
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, end: Callable[[Future[T]], None], future: Future[T]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the connections of those who waited
+        loop.call_soon_threadsafe(end, future)

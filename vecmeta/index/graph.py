@@ -103,7 +103,9 @@ class Graph:
     def prepare(self) -> None:
         """See `Store.prepare`: a copy of what is mapped from a file, which takes its place in `link`."""
         if self._mine is None and not self._owned:
-            self._mine = self._copied()
+            mine = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT)
+            _copy(self._index, mine)
+            self._mine = mine
 
     def link(self, rows: int) -> None:
         """Link up to so many of the rows that wait; see GRID."""
@@ -189,11 +191,6 @@ class Graph:
     @property
     def _owned(self) -> bool:
         return bool(self._vectors.codes.is_owned and self._index.hnsw.neighbors.is_owned)
-
-    def _copied(self) -> Any:
-        mine = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT)
-        _copy(self._index, mine)
-        return mine
 
     def _own(self) -> None:
         """Leave what is mapped from a file for a copy of it."""
