@@ -20,6 +20,7 @@ from vecmeta.errors import IndexUnavailable, InvalidConfig, InvalidInput, Invali
 from vecmeta.index import KINDS, VectorIndex, base, graph, open_index
 from vecmeta.index.blocks import BLOCK, Blocks
 from vecmeta.index.faiss_index import FaissIndex
+from vecmeta.index.filters import SlotRows
 from vecmeta.index.graph import Graph
 from vecmeta.index.keys import KeyTable
 from vecmeta.index.locks import ReadWriteLock
@@ -741,6 +742,61 @@ def test_key_tables_find_keys_in_any_order_of_arrival(order: str) -> None:
         KeyTable.restored(ints(1, 1), None)
     with pytest.raises(ValueError, match="do not fit"):
         KeyTable.restored(ints(1, 1), np.ones(3, np.bool_))
+
+
+@pytest.mark.parametrize("order", ["ascending", "shuffled"])
+@pytest.mark.parametrize("seed", range(4))
+def test_key_tables_find_keys_whose_rows_change_places(order: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table, rows = KeyTable(), list[int]()  # the model: each row's key, negative once it is dead
+    unused = list(range(1, 60_000, 3)) if order == "ascending" else rng.permutation(np.arange(1, 60_000, 3)).tolist()
+    for _ in range(60):
+        action = rng.random()
+        if action < 0.4:
+            again = rng.permutation([key for key in rows if key > 0])[:3].tolist() if rng.random() < 0.5 else []
+            new = again + [unused.pop(0) for _ in range(int(rng.integers(1, 900)))]
+            rows = [-key if key in again else key for key in rows] + new
+            table.append(np.array(new))
+        elif action < 0.6 and rows:
+            gone = [row for row in np.unique(rng.integers(len(rows), size=5)).tolist() if rows[row] > 0]
+            table.kill(np.array(gone, np.int64))
+            rows = [-abs(key) if row in gone else key for row, key in enumerate(rows)]
+        else:
+            pairs = rng.permutation(len(rows))[: 2 * (len(rows) // 4)].reshape(2, -1)
+            before = table.exchanges
+            table.exchange(*pairs)
+            assert table.exchanges == before + bool(pairs.size)
+            for one, other in pairs.T.tolist():
+                rows[one], rows[other] = rows[other], rows[one]
+        live = {key: row for row, key in enumerate(rows) if key > 0}
+        np.testing.assert_array_equal(table.by_row, np.abs(np.array(rows, np.int64)))
+        np.testing.assert_array_equal(table.live, np.array(rows, np.int64) > 0)
+        asked = np.arange(0, 60_001)
+        np.testing.assert_array_equal(table.find(asked), [live.get(key, -1) for key in asked.tolist()])
+        np.testing.assert_array_equal(table.live_keys(), sorted(live))
+        np.testing.assert_array_equal(table.live_rows(), [live[key] for key in sorted(live)])
+    copy = table.head(len(rows) // 2)
+    half = {key: row for row, key in enumerate(rows[: len(rows) // 2]) if key > 0}
+    np.testing.assert_array_equal(copy.find(asked), [half.get(key, -1) for key in asked.tolist()])
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+def test_filters_follow_rows_that_change_places(share: float) -> None:
+    rng = np.random.default_rng(5)
+    table, slots = KeyTable(), SlotRows()
+    keys = np.arange(0, 3000, 2)
+    table.append(keys)
+    for stamp in range(8):
+        marks = rng.random(len(keys)) < share
+        mask = slots.mask(table, Matching(keys, marks, 1, stamp))
+        np.testing.assert_array_equal(np.sort(table.by_row[mask]), keys[marks & (table.find(keys) >= 0)])
+        pairs = rng.permutation(table.rows)[:600].reshape(2, -1)
+        if stamp % 2:
+            table.exchange(*pairs)
+        table.kill(table.find(keys[[10 * stamp, 11 * stamp + 5]]))
+        more = np.arange(keys[-1] + 2, keys[-1] + 40, 2)
+        table.append(more)
+        keys = np.concatenate((keys, more))
 
 
 def test_the_lock_lets_readers_share_and_neither_side_starve() -> None:

@@ -169,6 +169,10 @@ class BridgeIndex:
         """False: how widely it searches is its own affair."""
         return False
 
+    def in_topics(self) -> bool:
+        """False likewise."""
+        return False
+
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:  # noqa: ARG002
         """Nothing to do."""
         return 0

@@ -6,15 +6,12 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
-
 from vecmeta.errors import StorageError
-from vecmeta.index.protocol import VectorIndex
 from vecmeta.reindex import FLOOR, recall_of
 from vecmeta.serving import Serving
 from vecmeta.shelves.protocol import Shelf
 
-PAIRS, ALIKE = 500, 0.05  # pairs of items that are compared, and by how much cosines differ where there are topics
+STEPS = 3  # of a wider search that are tried where a new graph would be no better
 
 
 def settle(serving: Serving, shelf: Shelf, go_on: Callable[[], None]) -> None:
@@ -27,11 +24,12 @@ def settle(serving: Serving, shelf: Shelf, go_on: Callable[[], None]) -> None:
             serving.unsaved += serving.index.settle(go_on)
             if serving.grown:
                 # The more there is, the wider a search has to be. A new graph takes minutes for a million, and is for rows that came in a
-                # bad order; where they did not it would be no better, so it comes after a wider search.
-                good = _sound(serving) or serving.index.reach(
-                    partial(_sound, serving), 1 if not renewed and in_topics(serving.index) else 3
-                )
-                if good or renewed:  # what does not mend it either is let be until there is twice as much
+                # bad order; where they did not it would be no better.
+                topics = good = _sound(serving)
+                if not good:
+                    topics = not renewed and serving.index.in_topics()
+                    good = serving.index.reach(partial(_sound, serving), 1 if topics else STEPS)
+                if good or not topics:  # what nothing mends is let be until there is twice as much
                     serving.sound = serving.index.linked * (1 if good else 2)
                 else:
                     serving.index.wear()
@@ -42,17 +40,6 @@ def settle(serving: Serving, shelf: Shelf, go_on: Callable[[], None]) -> None:
 
 def _sound(serving: Serving) -> bool:
     return recall_of(serving.index) >= FLOOR
-
-
-def in_topics(index: VectorIndex, seed: int = 0) -> bool:
-    """Whether items came one topic after the other, which makes for a bad graph: those that came one after the other are more alike than
-    any two."""
-    keys, rng = index.keys(), np.random.default_rng(seed)
-    if len(keys) < 2:
-        return False
-    one, other = rng.integers(len(keys) - 1, size=PAIRS), rng.integers(len(keys), size=PAIRS)
-    x, following, any_other = (index.vectors(keys[places]) for places in (one, one + 1, other))
-    return float((x * following).sum(1).mean() - (x * any_other).sum(1).mean()) > ALIKE
 
 
 def save_or_warn(serving: Serving, shelf: Shelf) -> None:

@@ -18,6 +18,7 @@ from vecmeta.index.checks import check_keys, check_rows, pairs
 from vecmeta.index.files import write_array
 from vecmeta.index.filters import SlotRows, marked
 from vecmeta.index.keys import KeyTable
+from vecmeta.index.linking import BRIEF, CALM, LEAST, LONG, pace
 from vecmeta.index.locks import ReadWriteLock, Turns
 from vecmeta.index.protocol import Allowed
 from vecmeta.index.stores import Store
@@ -26,8 +27,6 @@ from vecmeta.where import Node
 
 SLICE = 2048  # rows written per turn of the lock
 DEAD_SHARE, DEAD_ROWS = 0.3, 1000  # start afresh when more than this share AND more than this number of rows are dead
-BRIEF, LONG, CALM = 0.003, 0.25, 0.1  # seconds that linking keeps others out at a time; LONG if nobody came for CALM seconds
-LEAST, MOST = 4, 4096  # rows linked at a time
 
 
 class _State(NamedTuple):
@@ -181,7 +180,7 @@ class KeyedIndex(ABC):
                 done += linked
                 if self._others() != others:
                     others, seen = self._others(), begin
-                rows = _pace(linked, spent, BRIEF if begin - seen < CALM else LONG) if linked else rows
+                rows = pace(linked, spent, BRIEF if begin - seen < CALM else LONG) if linked else rows
 
     def _others(self) -> int:
         """Grows with every reader and writer."""
@@ -191,16 +190,21 @@ class KeyedIndex(ABC):
         """False: all is searched that there is."""
         return False
 
+    def in_topics(self) -> bool:
+        """False: nothing came into a structure."""
+        return False
+
     def wear(self) -> None:
         """Have `settle` make the structure anew, with the vectors as they are now."""
         self._worn = bool(self._state.store.linked)
 
     def _link(self, rows: int) -> int:
-        store, before = self._state.store, self._state.store.linked
+        table, store, before = *self._state, self._state.store.linked
         if not store.pending:
             return 0
         store.prepare()
         with self._lock.writing(), self._whole():
+            table.exchange(*store.mixed(rows))
             store.link(rows)
         return store.linked - before
 
@@ -213,7 +217,7 @@ class KeyedIndex(ABC):
             old = self._now()
             rows, upto = np.random.default_rng(0).permutation(old.table.live_rows()), old.table.rows
             keys = old.table.by_row[rows]
-        table, store, pace = KeyTable(), self._make(), LEAST
+        table, store, few = KeyTable(), self._make(), LEAST
         for start in range(0, len(rows), SLICE):
             part = rows[start : start + SLICE]
             with self._lock.reading():
@@ -222,8 +226,8 @@ class KeyedIndex(ABC):
         while store.pending:
             go_on()
             begin, before = time.perf_counter(), store.linked
-            store.link(pace)
-            pace = _pace(store.linked - before, time.perf_counter() - begin, LONG)
+            store.link(few)
+            few = pace(store.linked - before, time.perf_counter() - begin, LONG)
         with self._writer:
             if self._state is not old:  # all was removed meanwhile
                 return store.linked
@@ -343,8 +347,3 @@ class KeyedIndex(ABC):
         with self._lock.writing():
             self._state = _State(table, store)
         self._worn = False
-
-
-def _pace(rows: int, seconds: float, aim: float) -> int:
-    """How many rows to link next, so that it takes about as long as is aimed at."""
-    return int(np.clip(rows * min(aim / max(seconds, 1e-6), 2), LEAST, MOST))

@@ -80,6 +80,16 @@ class Blocks:
     def prepare(self) -> None:
         """There is nothing to prepare."""
 
+    def mixed(self, rows: int) -> tuple[Keys, Keys]:  # noqa: ARG002
+        """Nothing waits."""
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def exchange(self, one: Keys, other: Keys) -> None:
+        """Have rows change places, all different: (n,), (n,)."""
+        first, second = self.gather(one), self.gather(other)
+        self.overwrite(one, second)
+        self.overwrite(other, first)
+
     def link(self, rows: int) -> None:
         """There is nothing to link."""
 

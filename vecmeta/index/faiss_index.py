@@ -31,9 +31,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vecmeta.errors import InvalidConfig
 from vecmeta.index.base import KeyedIndex
 from vecmeta.index.graph import Graph
+from vecmeta.index.linking import ASKED, NEAREST, together
 from vecmeta.index.stores import Store
 
 WIDEST = 500  # of what `reach` raises ef_search to
@@ -90,6 +93,17 @@ class FaissIndex(KeyedIndex):
                 return True
         self._widen(before)
         return False
+
+    def in_topics(self) -> bool:
+        """See `VectorIndex.in_topics`."""
+        with self._lock.reading():
+            table, store = self._now()
+            there = table.live & (np.arange(table.rows) < store.linked)
+            rows = np.flatnonzero(there)
+            if len(rows) <= NEAREST:
+                return False
+            asked = np.sort(np.random.default_rng(0).choice(rows, min(ASKED, len(rows)), replace=False))
+            return together(asked, store.exact(store.gather(asked), NEAREST + 1, there)[1], store.linked)
 
     def _widen(self, ef_search: int) -> None:
         with self._writer:

@@ -42,6 +42,9 @@ GRID = np.float32(2**19)
 NOISE = 1 << 20  # random numbers that the shaking draws from, each row beginning at another one
 SHAKEN = 256  # rows at a time: they stay in the processor's cache
 FEW = 500  # rows below which OpenMP's threads wait for each other longer than they work, and for long when the machine is busy
+# Rows that wait from which they are linked in random order. 300,000 rows of which each 10,000 had neighbours among themselves alone were
+# found with a recall@10 of .76 when linked as they came, of .93 in random order.
+BULK = 8192
 FOUND = 1_000_000  # results held at once in a batch: 12 MB
 
 
@@ -106,6 +109,17 @@ class Graph:
             mine = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT)
             _copy(self._index, mine)
             self._mine = mine
+
+    def mixed(self, rows: int) -> tuple[Keys, Keys]:
+        """See `Store.mixed`. Of few that wait none: what trickles in keeps its order, in which filters are quicker."""
+        n, start = len(self._waiting), self.linked
+        if n < BULK:
+            return self._waiting.mixed(0)
+        rows = min(rows, n)
+        drawn = self._random.choice(n, rows, replace=False, shuffle=False)
+        out, into = np.setdiff1d(np.arange(rows), drawn), drawn[drawn >= rows]
+        self._waiting.exchange(out, into)
+        return out + start, into + start
 
     def link(self, rows: int) -> None:
         """Link up to so many of the rows that wait; see GRID."""

@@ -13,8 +13,8 @@ class KeyTable:
     """Keys by row, where rows are only ever appended and a replaced or removed row stays behind, dead.
 
     A dict would cost about 100 bytes per key. Here a key costs 9 while keys arrive in ascending order (a binary search over the
-    rows themselves finds them), and 25 once they do not: then a sorted copy covers the older rows and a small dict the latest,
-    merged when the dict has grown to a sixteenth of the rest.
+    rows themselves finds them), and 25 once they do not, or once rows have changed places: then a sorted copy covers the older rows
+    and a small dict the latest, merged when the dict has grown to a sixteenth of the rest.
 
     Not locked: the index that owns it does that.
     """
@@ -22,6 +22,7 @@ class KeyTable:
     def __init__(self) -> None:
         self.rows = 0  # dead ones included
         self.count = 0  # live ones
+        self.exchanges = 0  # how often rows have changed places
         self._keys: Keys = np.empty(0, np.int64)
         self._live: Mask = np.empty(0, np.bool_)
         self._sorted: Keys | None = None  # keys of the rows below `_covered`, ascending; None: the rows are in that order
@@ -40,9 +41,11 @@ class KeyTable:
         table.rows, table.count = len(keys), int(live.sum())
         if (np.diff(keys) > 0).all():
             table._covered = table.rows
-        else:
-            table._sort()
-        if len(table.live_keys()) != len(np.unique(table.live_keys())):
+            return table
+        rows = np.flatnonzero(live)
+        table._order = rows[np.argsort(keys[rows])]
+        table._sorted, table._covered = keys[table._order], table.rows
+        if (np.diff(table._sorted) == 0).any():
             raise ValueError("a key has two rows")
         return table
 
@@ -108,7 +111,24 @@ class KeyTable:
         if in_order:
             self._covered = self.rows
         elif len(self._late) > max(1024, self._covered // 16):
-            self._sort()
+            self._merge()
+
+    def exchange(self, one: Keys, other: Keys) -> None:
+        """Have these rows change places, each of the first with one of the second, all different: (n,), (n,)."""
+        if not len(one):
+            return
+        by_key, order = self._merge() if self._sorted is None or self._order is None else (self._sorted, self._order)
+        old, new = np.concatenate((one, other)), np.concatenate((other, one))
+        keys, live = self._keys[old], self._live[old]
+        at, known = np.searchsorted(by_key, keys), np.zeros(len(old), np.bool_)
+        inside = at < len(by_key)
+        known[inside] = (by_key[at[inside]] == keys[inside]) & (order[at[inside]] == old[inside])
+        order[at[known]] = new[known]
+        if self._late:
+            others = zip(keys[~known].tolist(), old[~known].tolist(), new[~known].tolist(), strict=True)
+            self._late.update({key: there for key, here, there in others if self._late.get(key) == here})
+        self._keys[new], self._live[new] = keys, live
+        self.exchanges += 1
 
     def kill(self, rows: Keys) -> None:
         """Mark these live rows, all different, as dead."""
@@ -119,12 +139,17 @@ class KeyTable:
     def _in_order(self) -> bool:
         return self._sorted is None and self._covered == self.rows
 
-    def _sort(self) -> None:
-        self._order = np.flatnonzero(self.live)
-        self._order = self._order[np.argsort(self._keys[self._order])]
-        self._sorted = self._keys[self._order]
-        self._covered = self.rows
-        self._late = {}
+    def _merge(self) -> tuple[Keys, Keys]:
+        """The latest into the sorted copy, which keeps the live ones; returns it, and the row of each."""
+        late = np.array(sorted(self._late.items()), np.int64).reshape(-1, 2)  # (n, 2): key, row
+        late = late[self._live[late[:, 1]]]
+        order = np.arange(self._covered) if self._order is None else self._order
+        order = order[self._live[order]]
+        earlier = self._keys[order]
+        at = np.searchsorted(earlier, late[:, 0])
+        self._sorted, self._order = np.insert(earlier, at, late[:, 0]), np.insert(order, at, late[:, 1])
+        self._covered, self._late = self.rows, {}
+        return self._sorted, self._order
 
     def _grow(self, needed: int) -> None:
         if needed > len(self._keys):

@@ -71,6 +71,9 @@ class VectorIndex(Protocol):
     def reach(self, good: Callable[[], bool], steps: int) -> bool:
         """Search up to so many steps more widely, as far as `good` asks for; False, and as before, where that is not far enough."""
 
+    def in_topics(self) -> bool:
+        """Whether what is alike came together into the structure, which is bad for it: making it anew would mend that."""
+
     def settle(self, go_on: Callable[[], None] = ...) -> int:
         """Do it, beside searches and writes; returns how many. `go_on` is called now and then and may raise to end it."""
 

@@ -33,6 +33,9 @@ class Store(Protocol):
     def prepare(self) -> None:
         """What `link` needs first and others may search beside; changes nothing that they see."""
 
+    def mixed(self, rows: int) -> tuple[Keys, Keys]:
+        """Have rows change places so that the next ones to be linked are any of those that wait; which did, (m,), (m,)."""
+
     def link(self, rows: int) -> None:
         """Take up to so many of the pending rows into the structure."""
 

@@ -197,6 +197,10 @@ class MilvusIndex:
         """False: how widely it searches is its own affair."""
         return False
 
+    def in_topics(self) -> bool:
+        """False: in which order it links is its own affair."""
+        return False
+
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:
         """Flush what is pending and wait for its index."""
         done = self.pending
