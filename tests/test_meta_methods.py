@@ -17,12 +17,13 @@ from tests.metatoys import CONFIG, SCORES, asked64, judged, nuisance, params64, 
 from vecmeta.errors import InvalidConfig, InvalidVector
 from vecmeta.meta.episodes import Episode, Statistics, statistics
 from vecmeta.meta.fitting import fit, initial_start
-from vecmeta.meta.head import Memory, MemoryHead, load_head
+from vecmeta.meta.head import Memory, MemoryHead, forward, load_head
+from vecmeta.meta.isometry import condensed, widened
 from vecmeta.meta.losses import pairs
 from vecmeta.meta.methods import NAMES, cnp, linear, logistic, method_of, metric, protonet, ridge, rocchio
 from vecmeta.meta.start import MetaConfig
 from vecmeta.meta.support import Support, facts_of, stacked
-from vecmeta.meta.training import outer_loss, outer_slopes, together
+from vecmeta.meta.training import _condensed, outer_loss, outer_slopes, together
 
 BATCHED = [name for name in NAMES if method_of(name).BATCHED]
 GRADIENT = [name for name in NAMES if method_of(name).OUTER == "gradient"]
@@ -240,6 +241,56 @@ def test_the_gradient_of_a_batch_is_the_mean_of_its_tasks(name: str) -> None:
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-9)
     for key, slope in want.items():
         torch.testing.assert_close(got[key], slope, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", [*GRADIENT, "reptile"])
+def test_many_dimensions_are_condensed_to_those_that_a_task_spans(name: str) -> None:
+    tasks = [(support64(0), asked64(0)), (support64(1, y=np.array(SCORES)[:5, :2], clusters=9), asked64(1, rows=6))]
+    dim, small = 400, len(tasks[0][0].mean)
+    lifts = [
+        torch.linalg.qr(torch.randn(dim, small, generator=torch.Generator().manual_seed(n), dtype=torch.float64))[0].T
+        for n in (3, 4)
+    ]
+    lifted = [
+        (s._replace(x=s.x @ lift, background=s.background @ lift, mean=s.mean @ lift), t._replace(x=t.x @ lift))
+        for (s, t), lift in zip(tasks, lifts, strict=True)
+    ]
+    p, method = params64(name), method_of(name)
+    slim = _condensed(*together(lifted))
+    assert len(slim[0].mean[0]) < slim[1].x.shape[2] < dim / 2
+    got, loss = outer_slopes(method, p, together(lifted), CONFIG)
+    want, true = outer_slopes(method, p, together(tasks), CONFIG)  # of so few dimensions that they stay as they are
+    assert loss.item() == pytest.approx(true.item(), rel=1e-7)
+    for key, slope in want.items():
+        torch.testing.assert_close(got[key], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_condensed_rows_keep_their_inner_products() -> None:
+    rng = np.random.default_rng(0)
+    rows = [torch.tensor(rng.normal(size=(2, n, 200)), dtype=torch.float32) for n in (7, 1, 20)]
+    rows[0][1, 5:] = 0  # padding
+    rows[2][:, 3] = rows[0][:, 2] + rows[1][:, 0]  # some depend on others
+    rows[2][:, 4] = rows[2][:, 5]
+    found = condensed(rows, last=1)
+    assert [part.shape[2] for part in found] == [8, 8, 28]
+    whole = torch.cat([torch.nn.functional.pad(part, (0, 28 - part.shape[2])) for part in found], 1)
+    every = torch.cat(rows, 1)
+    torch.testing.assert_close(whole @ whole.mT, every @ every.mT, rtol=1e-4, atol=1e-3)
+    assert not found[0][1, 5:].any()
+    assert condensed([part[:, :, :30] for part in rows], last=1)[0].shape == (2, 7, 30)  # no fewer: as they are
+
+
+def test_what_was_learned_in_fewer_dimensions_is_the_same_in_more() -> None:
+    rng = np.random.default_rng(0)
+    arrays = [torch.tensor(rng.normal(size=shape)) for shape in ((3, 5), (3,), (3, 5), (3,), (), (5, 5), (5,))]
+    memory, mean = widened(Memory(*arrays[:6]), arrays[6], 9)
+    x = torch.tensor(rng.normal(size=(4, 5)))
+    z = forward(torch, Memory(*arrays[:6]), x)[0]
+    wide = forward(torch, memory, torch.nn.functional.pad(x, (0, 4)))[0]
+    torch.testing.assert_close(wide, torch.nn.functional.pad(z, (0, 4)))
+    assert mean.tolist() == [*arrays[6].tolist(), 0, 0, 0, 0]
+    same, _ = widened(memory, mean, 9)
+    assert same is memory
 
 
 # -- each by itself

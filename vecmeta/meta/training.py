@@ -22,6 +22,7 @@ from vecmeta.evaluate import map_at_r_by_labels
 from vecmeta.meta.checkpoint import Checkpoint, load_checkpoint
 from vecmeta.meta.fitting import fit, initial_start
 from vecmeta.meta.head import centre, forward
+from vecmeta.meta.isometry import condensed, widened
 from vecmeta.meta.losses import contrastive, pairs
 from vecmeta.meta.methods import Method, method_of
 from vecmeta.meta.sentinel import familiar
@@ -82,8 +83,8 @@ def outer_loss(method: Method, params: Params, support: Support, test: Test, con
 
     Differentiable in the params, through all that the method does. The collection's clusters are taken as they are given.
     """
-    memory = method.memory(params, support, config)
-    z = forward(torch, memory, centre(torch, test.x, support.mean, memory.share))[0]  # (Q, dim)
+    memory, mean = widened(method.memory(params, support, config), support.mean, test.x.shape[1])
+    z = forward(torch, memory, centre(torch, test.x, mean, memory.share))[0]  # (Q, dim)
     alike, tau = pairs(test.y)[0], params["tau_out"].exp()
     there, taught, anchors = test.rows > 0, test.taught > 0, test.anchors > 0
     loss = contrastive(z, alike, tau, anchors=anchors, rows=there)
@@ -95,6 +96,7 @@ def outer_slopes(
     method: Method, params: Params, batch: tuple[Support, Test], config: MetaConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The gradient of the batch's mean outer loss, and that loss: all tasks at once, by vmap."""
+    batch = _condensed(*batch)
 
     def loss_of(given: Params, support: Support, test: Test) -> Tensor:
         return outer_loss(method, given, support, test, config)
@@ -108,6 +110,12 @@ def outer_slopes(
 
     slopes, loss = torch.func.grad_and_value(mean)(dict(params))
     return slopes, loss
+
+
+def _condensed(support: Support, test: Test) -> tuple[Support, Test]:
+    """The same batch with rows of fewer numbers, fewest where it is learned from; `outer_loss` brings what was learned to the test."""
+    x, background, mean, asked = condensed([support.x, support.background, support.mean[:, None], test.x], last=1)
+    return support._replace(x=x, background=background, mean=mean[:, 0]), test._replace(x=asked)
 
 
 def _reptile(loss_of: Any, params: Params, batch: tuple[Support, Test]) -> tuple[dict[str, Tensor], Tensor]:
