@@ -230,6 +230,24 @@ def test_an_interrupted_benchmark_goes_on(run: Run, data: Path, tmp_path: Path, 
         assert out.read_text() == text
 
 
+@pytest.mark.usefixtures("tiny")
+def test_the_same_labels_are_not_learned_from_twice(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, asked = Trial.__call__, list[int]()
+
+    def counted(trial: Trial, *arguments: Any) -> dict[str, float]:
+        asked.append(trial.labels)
+        return plain(trial, *arguments)
+
+    monkeypatch.setattr(Trial, "__call__", counted)
+    facts = bench.run(data, sets=["clinc150:label"], methods=["adapt"], shots=[5, 7, 0], seeds=2, device="cpu")
+    assert asked == [20, 28, 20, 28]  # seven are all there are
+    by_shots = {few: [entry for entry in facts["runs"] if entry["shots"] == few] for few in (5, 7, 0)}
+    assert [len(entries) for entries in by_shots.values()] == [2, 2, 2]
+    for seven, every in zip(by_shots[7], by_shots[0], strict=True):
+        assert {**seven, "shots": 0} == every
+    assert by_shots[5][0]["labels"] == 20
+
+
 def test_seconds_that_are_left(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"adapt": 1.0, "features": 10.0}
     now = [0.0]

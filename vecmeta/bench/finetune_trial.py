@@ -121,9 +121,14 @@ class Trial:
         self._before = self._quality(base.of(self._asked))
         self._x, self._free_x = base.of(self._given), base.of(self._free)
 
+    @property
+    def labels(self) -> int:
+        """How many items are labelled; of the same classes fewer shots are some of those of more."""
+        return len(self._given)
+
     def __call__(self, method: str, settings: dict[str, Any], progress: Progress | None = None) -> dict[str, float]:
         """Figures of one method: quality before and after, seconds, and what a head on top of the encoder brings."""
-        labels = {"labels": float(len(self._given))}
+        labels = {"labels": float(self.labels)}
         if method == ADAPT:
             begin = time.perf_counter()
             head = self._head(self._x, self._free_x)
