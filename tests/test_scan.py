@@ -7,7 +7,7 @@ import pytest
 
 from vecmeta.index import scan
 from vecmeta.index.scan import merged, top_k
-from vecmeta.types import Mask, Vectors
+from vecmeta.types import Keys, Mask, Vectors
 
 
 def rows_of(n: int, dim: int, seed: int = 0) -> Vectors:
@@ -65,11 +65,31 @@ def test_many_equal_scores_leave_none_out() -> None:
     assert all(len(set(places)) == 200 for places in found.tolist())
 
 
-def test_more_scores_than_fit_are_made_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, asked = rows_of(5000, 8), rows_of(9, 8, 1)
-    whole = top_k(asked, rows, 5)
-    monkeypatch.setattr(scan, "SCORES", 10_000)
-    np.testing.assert_array_equal(top_k(asked, rows, 5)[1], whole[1])
+@pytest.mark.parametrize("share", [None, 0.02, 0.8])
+@pytest.mark.parametrize(("held", "tall"), [(10_000, 16_384), (2000, 70), (1, 1)])
+def test_more_scores_than_fit_are_made_in_turns(
+    held: int, tall: int, share: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, asked = rows_of(1003, 8), rows_of(9, 8, 1)
+    mask = None if share is None else np.random.default_rng(2).random(len(rows)) < share
+    monkeypatch.setattr(scan, "SCORES", held)
+    monkeypatch.setattr(scan, "TALL", tall)
+    made: list[int] = []
+    plain = scan._scores
+
+    def counted(queries: Vectors, rows: Vectors, at: Keys | None) -> Vectors:
+        scores = plain(queries, rows, at)
+        made.append(scores.size)
+        return scores
+
+    monkeypatch.setattr(scan, "_scores", counted)
+    for k in (1, 15):
+        scores, found = top_k(asked, rows, k, mask)
+        np.testing.assert_allclose(scores, expected(asked, rows, k, mask), atol=1e-6)
+        np.testing.assert_allclose(np.einsum("qd,qkd->qk", asked, rows[found]), scores, atol=1e-6)
+        assert mask is None or mask[found].all()
+    assert max(made) <= held
+    assert top_k(asked[:0], rows, 3, mask)[1].shape == (0, 3)
 
 
 def test_rows_that_count_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
