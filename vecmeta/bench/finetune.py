@@ -38,6 +38,7 @@ SEEDS = 3
 _GUESSES = {"adapt": 0.2, "features": 1.0, "lora": 20.0, "full": 20.0, "full + L2-SP": 22.0, "full + relations": 40.0}
 _MORE = {0: 6.0}  # times as much, with so many labels of a class
 _PICTURES = 4.0
+TIMES = ("seconds", "wall")
 
 Runs = list[dict[str, Any]]
 
@@ -69,7 +70,8 @@ def run(
         progress: called with seconds gone and seconds in all, as far as they can be foreseen.
 
     Returns:
-        {"machine", "settings", "runs": [one per cell], "rows": [one per set x shots x method], "means": [one per shots x method]}.
+        {"machine", "settings", "runs": [one per cell], "rows": [one per set x shots x method], "means": [one per shots x method]}:
+        means of quality; of times the median over seeds, and means of these over sets.
 
     Raises:
         InvalidConfig: a method or set that is not there; `earlier` is of another machine or of other settings.
@@ -203,9 +205,9 @@ def _told(runs: Runs) -> dict[str, Any]:
     """All cells, and their means."""
     names = list(dict.fromkeys([*SETS, *(entry["set"] for entry in runs)]))
     ordered = sorted(runs, key=lambda e: (names.index(e["set"]), e["shots"] or np.inf, METHODS.index(e["method"]), e["seed"]))
-    rows = [_mean(group, ("set", "shots", "method")) for group in _grouped(ordered, ("set", "shots", "method"))]
+    rows = [_mean(group, ("set", "shots", "method"), np.median) for group in _grouped(ordered, ("set", "shots", "method"))]
     by_shots = sorted(rows, key=lambda row: (row["shots"] or np.inf, METHODS.index(row["method"])))
-    means = [_mean(group, ("shots", "method")) for group in _grouped(by_shots, ("shots", "method"))]
+    means = [_mean(group, ("shots", "method"), np.mean) for group in _grouped(by_shots, ("shots", "method"))]
     return {"runs": ordered, "rows": rows, "means": means}
 
 
@@ -216,10 +218,14 @@ def _grouped(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[list[d
     return list(groups.values())
 
 
-def _mean(group: Sequence[dict[str, Any]], keys: Sequence[str]) -> dict[str, Any]:
-    """Means of the figures, and for gains half the width of the 95 % interval over the group (normal), None for one run."""
+def _mean(group: Sequence[dict[str, Any]], keys: Sequence[str], time_of: Callable[..., Any]) -> dict[str, Any]:
+    """Means of the figures, and for gains half the width of the 95 % interval over the group (normal), None for one run.
+
+    ``time_of`` makes one of several times: the median of equal runs does not mind that another program ran beside one of them.
+    """
     figures = [key for key, value in group[0].items() if isinstance(value, float) and not key.endswith("_half")]
-    out = {**{key: group[0][key] for key in keys}, **{key: float(np.mean([row[key] for row in group])) for key in figures}}
+    out = {key: group[0][key] for key in keys}
+    out |= {key: float((time_of if key in TIMES else np.mean)([row[key] for row in group])) for key in figures}
     out["of"] = len(group)
     for part in PARTS:
         gains = [row[f"{part}_gain"] for row in group]
