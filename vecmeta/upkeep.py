@@ -25,7 +25,7 @@ def settle(serving: Serving, shelf: Shelf, go_on: Callable[[], None]) -> None:
             if serving.grown:
                 # The more there is, the wider a search has to be. A new graph takes minutes for a million, and is for rows that came in a
                 # bad order; where they did not it would be no better.
-                topics = good = _sound(serving)
+                good, topics = _sound(serving), False
                 if not good:
                     topics = not renewed and serving.index.in_topics()
                     good = serving.index.reach(partial(_sound, serving), 1 if topics else STEPS)
