@@ -190,6 +190,7 @@ def test_growth_from_the_command_line(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "adapt" not in facts["slopes"]
     for one in facts["by_size"].values():
         assert 0 < one["add"] <= one["add_settled"]
+        assert one["faiss"] > 0
         assert 0 < one["memory_at_start_bytes"] <= one["memory_added_bytes"]
     assert (tmp_path / "charts" / "growth.png").read_bytes().startswith(b"\x89PNG")
     figures = {row["figure"] for row in compare.run(out, out)["rows"]}

@@ -9,8 +9,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vecmeta.errors import (
 )
 from vecmeta.evaluate import map_at_r
 from vecmeta.finetune import (
+    MODES,
     Examples,
     FinetuneConfig,
     checkpoint_of,
@@ -77,6 +79,35 @@ def examples() -> Examples:
     return labelled(*topic_texts(8, topics=TAUGHT))
 
 
+@pytest.fixture(scope="module")
+def tuned(text: Encoder, examples: Examples, place: Path) -> Callable[[str], Path]:
+    """A mode to the folder of what it made of the texts, each made once, by the first test that asks."""
+
+    @cache
+    def made(mode: str) -> Path:
+        finetune(text, examples, place / mode, config(mode, steps=40, pairs=16, measurements=4))
+        return place / mode
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def tuned_image(image: Encoder, place: Path) -> Callable[[str], Path]:
+    """`tuned`, of pictures."""
+
+    @cache
+    def made(mode: str) -> Path:
+        finetune(image, labelled(*pictures(8)), place / f"image-{mode}", config(mode, steps=30, pairs=12, holdout=0.25))
+        return place / f"image-{mode}"
+
+    return made
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "vecmeta.json").read_text())
+    return found
+
+
 def quality(encoder: Encoder, contents: list[Any], labels: list[str]) -> float:
     z, y = encoder.encode(contents), np.array(labels)
     return float(map_at_r(z, z, y[:, None] == y[None, :], exclude=np.arange(len(y))).mean())
@@ -86,49 +117,44 @@ def quality(encoder: Encoder, contents: list[Any], labels: list[str]) -> float:
 
 
 @pytest.mark.parametrize("mode", RATES)
-def test_texts_are_found_better_than_before(mode: str, text: Encoder, examples: Examples, place: Path) -> None:
-    facts = finetune(text, examples, place / mode, config(mode, steps=40, pairs=16, measurements=4))
-    tuned = open_encoder(str(place / mode), device="cpu")
+def test_texts_are_found_better_than_before(mode: str, text: Encoder, tuned: Callable[[str], Path]) -> None:
+    facts, encoder = facts_of(tuned(mode)), open_encoder(str(tuned(mode)), device="cpu")
     unseen = topic_texts(20, seed=1, topics=TAUGHT)
-    assert quality(tuned, *unseen) > quality(text, *unseen) + 0.02
+    assert quality(encoder, *unseen) > quality(text, *unseen) + 0.02
     assert facts["scores"]["finetuned"]["map"] > facts["scores"]["base"]["map"]
     assert facts["parent"] == text.name
-    assert tuned.name == facts["name"]
-    assert tuned.name.startswith("tiny-ft@")
+    assert encoder.name == facts["name"]
+    assert encoder.name.startswith("tiny-ft@")
 
 
 @pytest.mark.parametrize("mode", RATES)
-def test_pictures_are_found_better_than_before(mode: str, image: Encoder, place: Path) -> None:
-    contents, labels = pictures(8)
-    out = place / f"image-{mode}"
-    finetune(image, labelled(contents, labels), out, config(mode, steps=30, pairs=12, holdout=0.25))
-    tuned = open_encoder(str(out), device="cpu")
+def test_pictures_are_found_better_than_before(mode: str, image: Encoder, tuned_image: Callable[[str], Path]) -> None:
     unseen = pictures(15, seed=1)
-    assert quality(tuned, *unseen) > quality(image, *unseen) + 0.01
+    assert quality(open_encoder(str(tuned_image(mode)), device="cpu"), *unseen) > quality(image, *unseen) + 0.01
 
 
 @pytest.mark.parametrize("mode", RATES)
-def test_sentence_transformers_loads_what_was_made(mode: str, place: Path) -> None:
+def test_sentence_transformers_loads_what_was_made(mode: str, tuned: Callable[[str], Path]) -> None:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(place / mode), device="cpu", local_files_only=True)
+    model = SentenceTransformer(str(tuned(mode)), device="cpu", local_files_only=True)
     texts = topic_texts(2)[0]
     theirs = model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    np.testing.assert_allclose(theirs, open_encoder(str(place / mode), device="cpu").encode(texts), atol=1e-5)
+    np.testing.assert_allclose(theirs, open_encoder(str(tuned(mode)), device="cpu").encode(texts), atol=1e-5)
 
 
-def test_features_leave_the_encoder_as_it_was(text: Encoder, place: Path) -> None:
+def test_features_leave_the_encoder_as_it_was(place: Path, tuned: Callable[[str], Path]) -> None:
     from safetensors.torch import load_file
 
-    made = load_file(place / "features" / "model.safetensors")
+    made = load_file(tuned("features") / "model.safetensors")
     start = load_file(place / "text" / "tiny" / "model.safetensors")
     assert all((made[name] == value).all() for name, value in start.items())
 
 
-def test_lora_changes_weights_by_low_ranks_alone(place: Path) -> None:
+def test_lora_changes_weights_by_low_ranks_alone(place: Path, tuned: Callable[[str], Path]) -> None:
     from safetensors.torch import load_file
 
-    made = load_file(place / "lora" / "model.safetensors")
+    made = load_file(tuned("lora") / "model.safetensors")
     start = load_file(place / "text" / "tiny" / "model.safetensors")
     assert made.keys() == start.keys()  # merged: nothing of peft is left
     moved = {name: made[name] - value for name, value in start.items() if not (made[name] == value).all()}
@@ -230,9 +256,9 @@ def test_timm_loads_what_was_made(mode: str, tmp_path: Path) -> None:
     agrees(network, encoder, tmp_path / "ft")
 
 
-def test_what_was_fine_tuned_can_be_fine_tuned_again(image: Encoder, place: Path, tmp_path: Path) -> None:
+def test_what_was_fine_tuned_can_be_fine_tuned_again(tuned_image: Callable[[str], Path], tmp_path: Path) -> None:
     contents, labels = pictures(4, seed=3)
-    first = open_encoder(str(place / "image-features"), device="cpu")
+    first = open_encoder(str(tuned_image("features")), device="cpu")
     for mode in ("features", "full"):
         settings = config(mode, steps=4, holdout=0.0, rate=1e-3 if mode == "features" else 1e-4)
         facts = finetune(first, labelled(contents, labels), tmp_path / mode, settings)
@@ -659,9 +685,11 @@ def test_a_place_that_is_taken(text: Encoder, examples: Examples, tmp_path: Path
         finetune(text, examples, tmp_path / "ft", config("features"))
 
 
-def test_a_folder_whose_weights_are_not_its_own(place: Path, tmp_path: Path) -> None:
-    for name in ("full", "image-full"):
-        shutil.copytree(place / name, tmp_path / name)
+def test_a_folder_whose_weights_are_not_its_own(
+    place: Path, tuned: Callable[[str], Path], tuned_image: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for folder in (tuned("full"), tuned_image("full")):
+        shutil.copytree(folder, tmp_path / folder.name)
     shutil.copy(place / "text" / "tiny" / "model.safetensors", tmp_path / "full")
     with pytest.raises(EncoderMismatch, match="are not those that were written"):
         open_encoder(str(tmp_path / "full"), device="cpu")
@@ -677,14 +705,26 @@ def test_a_folder_whose_weights_are_not_its_own(place: Path, tmp_path: Path) -> 
         open_encoder(str(tmp_path / "nowhere"), device="cpu")
 
 
-def test_a_folder_keeps_its_name_wherever_it_lies(place: Path, tmp_path: Path) -> None:
-    shutil.copytree(place / "features", tmp_path / "elsewhere")
-    assert open_encoder(str(tmp_path / "elsewhere")).name == open_encoder(str(place / "features")).name
-    assert open_encoder(f"hf:{tmp_path / 'elsewhere'}").name == open_encoder(str(place / "features")).name
+def test_a_folder_keeps_its_name_wherever_it_lies(tuned: Callable[[str], Path], tmp_path: Path) -> None:
+    shutil.copytree(tuned("features"), tmp_path / "elsewhere")
+    assert open_encoder(str(tmp_path / "elsewhere")).name == open_encoder(str(tuned("features"))).name
+    assert open_encoder(f"hf:{tmp_path / 'elsewhere'}").name == open_encoder(str(tuned("features"))).name
 
 
-def test_weights_and_scores_are_recorded(place: Path) -> None:
-    facts = json.loads((place / "full" / "vecmeta.json").read_text())
+def test_the_rate_suits_the_encoder_where_none_is_given() -> None:
+    rates = {(mode, kind): FinetuneConfig(mode=mode).rated(kind).rate for mode in MODES for kind in ("text", "image")}
+    assert rates[("lora", "image")] < rates[("lora", "text")] == rates[("features", "image")]  # type: ignore[operator]
+    assert rates[("full", "image")] == rates[("full", "text")] == FinetuneConfig(mode="full").top_rate
+    assert FinetuneConfig(mode="lora", rate=0.5).rated("image").rate == 0.5
+
+
+def test_the_rate_that_was_used_is_recorded(image: Encoder, tmp_path: Path) -> None:
+    facts = finetune(image, labelled(*pictures(2)), tmp_path / "ft", FinetuneConfig(mode="lora", steps=1, pairs=4, holdout=0.0))
+    assert facts["config"]["rate"] == FinetuneConfig(mode="lora").rated("image").rate
+
+
+def test_weights_and_scores_are_recorded(tuned: Callable[[str], Path]) -> None:
+    facts = facts_of(tuned("full"))
     assert facts["data"]["examples"] == 32
     assert facts["data"]["classes"] == 4
     assert facts["config"] == {**facts["config"], "mode": "full", "steps": 40}

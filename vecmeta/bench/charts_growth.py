@@ -10,8 +10,8 @@ import numpy as np
 from vecmeta.bench.charts import available, saved
 from vecmeta.bench.growth import SPACES, TIMES
 
-COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")  # Okabe and Ito 2008
-MARKERS = "osD^v"
+COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#E69F00", "#D55E00")  # Okabe and Ito 2008
+MARKERS = "osxD^v"
 
 
 def draw(facts: dict[str, Any], folder: Path) -> Path:

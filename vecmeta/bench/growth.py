@@ -15,7 +15,9 @@ from vecmeta.bench.cold import disk, go_live
 from vecmeta.bench.machine import machine
 from vecmeta.bench.memory import peak_memory
 from vecmeta.bench.processes import alone
+from vecmeta.bench.reindex import EF_CONSTRUCTION, M
 from vecmeta.bench.streams import Stream, fill, settled, teach
+from vecmeta.index.graph import faiss
 from vecmeta.types import Vectors
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -23,6 +25,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 TIMES = {
     "add": "add",
     "add_settled": "add until settled",
+    "faiss": "FAISS alone, one graph",
     "search_base": "search, base (p50)",
     "search_live": "search, adapted (p50)",
     "adapt": "adapt",
@@ -38,7 +41,7 @@ def run(
     adapt: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Measure every size in a process of its own.
+    """Measure every size in a process of its own, and in another one what faiss takes for its graph.
 
     Returns:
         ``by_size``: for each size seconds by TIMES, bytes by SPACES, ``memory_at_start_bytes``, and the adaptation's ``decision``;
@@ -57,6 +60,7 @@ def run(
         if progress is not None:
             progress(f"{count:,} items", done, len(wanted))
         found[str(count)] = alone(__name__, "measure", count=count, dim=dim, seed=seed, adapt=adapt)
+        found[str(count)]["faiss"] = alone(__name__, "linked", count=count, dim=dim, seed=seed)
     if progress is not None:
         progress("done", len(wanted), len(wanted))
     n = np.array(wanted, float)
@@ -94,6 +98,18 @@ def measure(count: int, dim: int, seed: int, adapt: bool) -> dict[str, Any]:
         if adapt:
             found |= _adapted(c, stream, queries)
         return {**found, "disk_bytes": disk(Path(folder))}
+
+
+def linked(count: int, dim: int, seed: int) -> float:
+    """Seconds in which faiss alone links the same vectors in random order: what any use of its graph takes at the least."""
+    rows = np.concatenate([chunk for _, chunk in Stream(count, dim, seed).chunks()])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.random.default_rng(seed).shuffle(rows)
+    index = faiss.IndexHNSWFlat(dim, M, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = EF_CONSTRUCTION
+    begin = time.perf_counter()
+    index.add(rows)
+    return time.perf_counter() - begin
 
 
 def _adapted(collection: vm.Collection, stream: Stream, queries: Vectors) -> dict[str, Any]:

@@ -25,7 +25,7 @@ TUNING = 400  # of them at most for choosing knobs, and at least half as many
 PART = 0.4  # of the time of a measurement, for one while knobs are chosen
 FEW = 20  # queries in a batch while knobs are chosen, so that a slow engine can be broken off
 TIMED = 50  # queries that tell how quick a way to search is
-LESS = 0.002  # recall that a peer may have less than ours when its knob is chosen
+LESS = 0.0005  # recall that a peer may have less than ours when its knob is chosen
 SETTINGS: dict[str, str | None] = {"no filter": None, "1 %": "shelf", "10 %": "decile", "50 %": "half"}
 NOTES = (
     "every engine may use all cores, has a process of its own, and is measured while the others wait",

@@ -79,7 +79,9 @@ def finetune(
         str | None, typer.Option("--content-column", metavar="NAME", help="Of the contents. Default: as for add.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Most steps. Default: by the examples.", show_default=False)] = None,
-    rate: Annotated[float | None, typer.Option(help="Highest learning rate. Default: by the mode.", show_default=False)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate. Default: by mode and contents.", show_default=False)
+    ] = None,
     metric: Annotated[str, typer.Option(help="What an early stop watches: map or ndcg.")] = "map",
     precision: Annotated[
         str, typer.Option(help="What networks compute in: auto (half precision on a GPU), fp32, bf16 (anywhere).")

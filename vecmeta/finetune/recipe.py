@@ -62,7 +62,7 @@ def finetune(
         EncoderUnavailable: weights or package missing, or not even the smallest batch fits into memory.
         AlreadyExists: `out` is there and is not what this call makes.
     """
-    config = config or FinetuneConfig()
+    config = (config or FinetuneConfig()).rated(encoder.modality)
     begin = time.perf_counter()
     _check(encoder, examples, unlabelled, source, config)
     given = {"parent": encoder.name, "config": asdict(config), "examples": examples.digest(), "unlabelled": _digest(unlabelled),

@@ -15,7 +15,10 @@ from vecmeta.types import Metadata, Vectors
 
 Knob = dict[str, Any]  # how widely an engine searches, in its own words; {} where there is nothing to choose
 Found = list[list[tuple[int, Mapping[str, Any] | None]]]  # for each query the hits, best first: the item's number, its metadata
-EFS = (10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048, 4096)
+EFS = (
+    *(10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 128, 144, 160, 176, 192, 224, 256),
+    *(320, 384, 512, 768, 1024, 1536, 2048, 4096),
+)
 FIELDS = {"shelf": 100, "decile": 10, "half": 2}  # of the metadata, with how many different values
 
 
