@@ -46,6 +46,7 @@ from vecmeta.finetune import (
 from vecmeta.finetune.batches import Batches
 from vecmeta.finetune.examples import stratified
 from vecmeta.finetune.likeness import importance
+from vecmeta.finetune.measuring import Exam
 from vecmeta.meta.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -429,6 +430,17 @@ def test_a_killed_training_goes_on_to_the_same_result(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["killed", "whole"]
     again = finetune(text, examples, tmp_path / "killed", settings)  # is there already: read, not made
     assert again == resumed
+
+
+@pytest.mark.parametrize(("measured", "best"), [([0.5, 0.9, 1.0, 1.0, 1.0], 12), ([0.5, 1.0, 0.9, 0.9, 0.9], 3), ([1.0] * 5, 0)])
+def test_of_equally_good_weights_the_later_ones_are_kept_but_for_the_untouched_encoder(
+    measured: list[float], best: int, text: Encoder, examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = iter(measured)
+    monkeypatch.setattr(Exam, "__call__", lambda *_: {"map": next(found), "ndcg": 0.0})
+    facts = finetune(text, examples, tmp_path / "ft", config("features", steps=12, measurements=4, patience=9))
+    assert [entry["map"] for entry in facts["scores"]["history"]] == measured
+    assert facts["scores"]["best_step"] == best
 
 
 def test_a_checkpoint_of_another_training_is_refused(text: Encoder, examples: Examples, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class FinetuneConfig:
     ``pairs``           pairs of alike items in a batch, each of another class where there are so many.
     ``metric``          what an early stop watches on held-out examples: "map" (MAP@R) or "ndcg" (nDCG@10).
     ``holdout``         share of the examples that are held out for that, stratified by class.
-    ``patience``        measurements without a gain after which it stops.
+    ``patience``        measurements below the best one after which it stops.
     ``measurements``    how many there are at most; fewer where more contents would be encoded to measure than to learn.
     ``layer_decay``     rate of a layer, of that of the layer above it ("full").
     ``unfreeze``        share of the steps after which all layers learn ("full").

@@ -196,7 +196,9 @@ class _Run:
                 found = self.measure(self.learner)
             state.history.append({"step": state.step, **found})
             value = found[self.config.metric]
-            if value > state.best:
+            # Few held-out examples soon cannot tell any more. Of weights that measure the same those that learned longer are taken, but
+            # the untouched ones before all others.
+            if value > state.best or (value == state.best and state.best_step > 0):
                 state.best, state.best_step, state.since = value, state.step, 0
                 self._keep()
             else:
