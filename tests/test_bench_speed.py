@@ -231,7 +231,7 @@ def test_a_cold_start_after_an_adaptation(tmp_path: Path) -> None:
 
 
 def test_reindexing_beside_rebuilding() -> None:
-    found = reindex.measure(2000, 32, 0, None, 2)
+    found = reindex.measure(2000, 32, 0, None, 2, "cpu")
     assert [one["decision"] for one in found["runs"]] == ["promoted", "promoted"]
     assert found["ratio"] == pytest.approx(found["rebuild"] / found["adapt"])
     for one in found["runs"]:

@@ -111,9 +111,14 @@ def _made_of(wish: Wish, start: Start, taught: Taught, stats: Statistics) -> str
 
 
 def torch_device(device: str) -> str:
-    """A few steps on tiny tensors: a GPU only when one is there."""
-    if device != "auto":
-        return device
+    """What torch calls `device`; "auto" is a GPU where there is one, but not Apple's, which lacks some of the operations. Imports torch.
+
+    Raises EncoderUnavailable: this machine has no such device.
+    """
     import torch
 
+    from vecmeta.encoders import weights
+
+    if device != "auto":
+        return weights.torch_device(device)
     return "cuda" if torch.cuda.is_available() else "cpu"

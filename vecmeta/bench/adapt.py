@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import vecmeta as vm
+from vecmeta.adaptation import torch_device
 from vecmeta.bench import gate
 from vecmeta.bench.machine import machine
 from vecmeta.bench.measured import PARTS, ROWS_PER_CLASS, WAYS, changes, quality, sample
@@ -73,6 +74,7 @@ def run(
     names = [checked(name) for name in (methods or NAMES)]
     if seeds < 1 or not shots or min(shots) < 1:
         raise vm.InvalidConfig(f"seeds and shots are whole numbers from 1, not {seeds} and {list(shots)}")
+    where = torch_device(device)
     starts = {name: start_of(name, start if name == names[0] else None) for name in names}
     runs: list[dict[str, Any]] = []
     trials: list[dict[str, Any]] = []
@@ -83,16 +85,16 @@ def run(
         for few in shots:
             for seed in range(seeds):
                 task, stats = sample(source, few, seed)
-                runs += compare(source, task, stats, few, seed, starts)
-                hard.append(with_negatives(source, few, seed, starts[names[0]]))
+                runs += compare(source, task, stats, few, seed, starts, where)
+                hard.append(with_negatives(source, few, seed, starts[names[0]], where))
                 if with_gate:
-                    trials += [row for known in starts.values() for row in gate.trials(source, few, seed, known)]
+                    trials += [row for known in starts.values() for row in gate.trials(source, few, seed, known, where)]
                 done += 1
                 if progress is not None:
                     progress("runs", done, total)
     rows = [_summary(group) for group in _grouped(runs, ("set", "shots", "method"))]
     facts: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine(device),
         "settings": {"seeds": seeds, "shots": list(shots), "ways": WAYS, "rows_per_class": ROWS_PER_CLASS},
         "split": {source.name: source.split for source in sources},
         "starts": {name: {"hash": s.hash, "trained_on": s.provenance.get("trained_on", [])} for name, s in starts.items()},
@@ -107,19 +109,19 @@ def run(
 
 
 def compare(
-    source: Source, task: Task, stats: Statistics, shots: int, seed: int, starts: dict[str, Start]
+    source: Source, task: Task, stats: Statistics, shots: int, seed: int, starts: dict[str, Start], device: str
 ) -> Iterable[dict[str, Any]]:
     """A row of figures for every method, and for the references."""
     before = quality(task.x, task)
     for name in (*REFERENCES, *starts):
         begin = time.perf_counter()
-        head = fit(starts[name], task.support, stats, seed=seed) if name in starts else None
+        head = fit(starts[name], task.support, stats, device=device, seed=seed) if name in starts else None
         seconds = time.perf_counter() - begin
         after = quality(head.project(task.x) if head is not None else centre(np, task.x, stats.mean, 1.0), task)
         yield {"set": source.name, "shots": shots, "seed": seed, "method": name, "seconds": seconds, **changes(before, after)}
 
 
-def with_negatives(source: Source, shots: int, seed: int, start: Start) -> dict[str, Any]:
+def with_negatives(source: Source, shots: int, seed: int, start: Start, device: str = "cpu") -> dict[str, Any]:
     """Mixed quality gained from a task with as many hard negatives as positives, and from the same task without them."""
     task, stats = sample(source, shots, seed, negatives=shots)
     before = quality(task.x, task)
@@ -127,7 +129,7 @@ def with_negatives(source: Source, shots: int, seed: int, start: Start) -> dict[
     positives = Episode(task.support.x[liked], np.maximum(task.support.y[liked], 0))
     gains = []
     for episode in (task.support, positives):
-        after = quality(fit(start, episode, stats, seed=seed).project(task.x), task)
+        after = quality(fit(start, episode, stats, device=device, seed=seed).project(task.x), task)
         gains.append(changes(before, after)["mixed_gain"])
     return {"set": source.name, "shots": shots, "with": gains[0], "without": gains[1]}
 

@@ -11,7 +11,7 @@ import vecmeta as vm
 from vecmeta.bench.machine import machine
 
 WORDS = ("processor", "cores", "memory_gib", "system")  # what the fingerprint is made of, for people
-HEADER = ("machine", "processor", "architecture", "cores", "memory_gib", "system")
+HEADER = ("machine", "processor", "architecture", "cores", "memory_gib", "system", "gpu")
 # What a run was asked for, where it stands among its figures and not under "settings".
 ASKED = ("adaptations", "connections", "count", "dim", "k", "repeats", "seed", "seeds", "tasks", "vectors")
 
@@ -72,13 +72,13 @@ def header(facts: Mapping[str, Any]) -> dict[str, Any]:
     told = facts.get("machine")
     if isinstance(told, dict):
         return told
-    return {key: facts[key] for key in machine() if key in facts}
+    return {key: facts[key] for key in (*machine(), "gpu") if key in facts}
 
 
 def words(told: Mapping[str, Any]) -> str:
     """A machine in words: ``AMD EPYC (family 26, model 2), 2 cores, 8 GiB, Linux``."""
     processor, cores, memory, system = (told.get(key, "unknown") for key in WORDS)
-    return f"{processor}, {cores} cores, {memory} GiB, {system}"
+    return f"{processor}, {cores} cores, {memory} GiB, {system}{f', {gpu}' if (gpu := told.get('gpu')) else ''}"
 
 
 def _differs(key: str, mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def run(
             progress(what, done, total)
         done += steps
 
-    found: dict[str, Any] = {"machine": machine(), "settings": {"texts": texts, "pictures": pictures, "rounds": rounds}}
+    found: dict[str, Any] = {"machine": machine(device), "settings": {"texts": texts, "pictures": pictures, "rounds": rounds}}
     if texts:
         ways = text_ways(device)
         found["texts"] = _measured("texts", ways, corpus, queries, rounds, tell)

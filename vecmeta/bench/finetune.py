@@ -91,7 +91,7 @@ def run(
         "device": where,
         "config": settings or {},
     }
-    head = {"machine": machine(), "settings": said}
+    head = {"machine": machine(where), "settings": said}
     runs: Runs = [] if earlier is None else _agreed(earlier, head)
     sources = {name: read(data_sets, name) for name in (sets or SETS)}
     kinds = {name: source.kind for name, source in sources.items()}

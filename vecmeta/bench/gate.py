@@ -28,7 +28,7 @@ LABELS = {"right": 0.0, "half wrong": 0.5, "random": 1.0}  # share of judged ite
 WORSE, CLEARLY_WORSE, BETTER = 0.0, -0.005, 0.02  # a mixed change below the first is harm, above the last a gain
 
 
-def trials(source: Source, shots: int, seed: int, start: Start) -> list[dict[str, Any]]:
+def trials(source: Source, shots: int, seed: int, start: Start, device: str = "cpu") -> list[dict[str, Any]]:
     """One row per kind of labels: decision and truth."""
     task, stats = sample(source, shots, seed)
     free = unjudged(task)
@@ -36,12 +36,14 @@ def trials(source: Source, shots: int, seed: int, start: Start) -> list[dict[str
     rows = []
     for labels, share in LABELS.items():
         episode = Episode(task.support.x, shuffled(task.support.y, share, np.random.default_rng([seed, shots])))
-        outcome = _outcome(episode, stats, background, task, start, seed)
+        outcome = _outcome(episode, stats, background, task, start, seed, device)
         rows.append({"set": source.name, "shots": shots, "seed": seed, "labels": labels, "method": start.method, **outcome})
     return rows
 
 
-def _outcome(episode: Episode, stats: Statistics, background: Background, task: Task, start: Start, seed: int) -> dict[str, Any]:
+def _outcome(
+    episode: Episode, stats: Statistics, background: Background, task: Task, start: Start, seed: int, device: str
+) -> dict[str, Any]:
     count, concepts = episode.y.shape
     taught = Taught(
         episode.x, episode.y, tuple(str(row) for row in range(count)), np.ones(count, bool),
@@ -51,7 +53,7 @@ def _outcome(episode: Episode, stats: Statistics, background: Background, task: 
         return {"decision": "insufficient"}
 
     def fitted(part: Episode) -> Head:
-        return fit(start, part, stats, seed=seed)
+        return fit(start, part, stats, device=device, seed=seed)
 
     gate, head = Gate(), fitted(lesson(taught, taught.y))
     best = best_strength(measure(taught, background, fitted, seed), gate)

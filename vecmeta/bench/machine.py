@@ -17,15 +17,17 @@ LIBRARIES = ("torch", "numpy", "faiss-cpu", "sqlalchemy")
 THREADS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # what changes a library's threads
 
 
-def machine() -> dict[str, str | int]:
-    """The header of every benchmark.
+def machine(device: str = "cpu") -> dict[str, str | int]:
+    """The header of every benchmark, of what is measured on that device (as for `vecmeta.open`).
 
     `machine` is the same where figures may be compared: it is made of the processor, the cores that this process may use, the memory
-    in whole gigabytes and the operating system, not of a name. Versions and threads are told besides, and may differ.
+    in whole gigabytes, the operating system and the GPU, if one is used, not of a name. Versions and threads are told besides, and may
+    differ.
     """
     system, memory, usable = platform.system(), _memory(), cores()
     processor, architecture = _processor(), platform.machine()
-    same = f"{processor}|{architecture}|{usable}|{memory}|{system}"
+    gpu = _gpu(device)
+    same = "|".join(str(part) for part in (processor, architecture, usable, memory, system, *gpu.values()))
     return {
         "machine": hashlib.sha256(same.encode()).hexdigest()[:12],
         "processor": processor,
@@ -33,6 +35,7 @@ def machine() -> dict[str, str | int]:
         "cores": usable,
         "memory_gib": memory,
         "system": system,
+        **gpu,
         "release": platform.release(),
         "threads": ", ".join(f"{name}={os.environ[name]}" for name in THREADS if name in os.environ) or "not set",
         "python": platform.python_version(),
@@ -57,6 +60,18 @@ def _processor() -> str:
         if key in about
     ]
     return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def _gpu(device: str) -> dict[str, str]:
+    """The model of the graphics processor that `device` means; empty where it means none."""
+    if device == "cpu":
+        return {}
+    import torch
+
+    from vecmeta.adaptation import torch_device
+
+    where = torch_device(device)
+    return {"gpu": torch.cuda.get_device_name(where)} if where.startswith("cuda") else {}
 
 
 def _memory() -> int:

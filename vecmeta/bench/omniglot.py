@@ -118,7 +118,7 @@ def run(
             facts[f"interval_{shots}"] = round(float(1.96 * right.std(ddof=1) / len(right) ** 0.5), 4)
         runs.append({**facts, "losses": list(learner.losses)})
     return {
-        "machine": machine(),
+        "machine": machine(place),
         "settings": {"seconds": budget, "episodes": episodes, "test_episodes": test_episodes, "part": part, "seed": seed,
                      "ways": WAYS, "queries": QUERIES, "device": place},
         "classes": {name: len(pictures) for name, pictures in classes.items()},

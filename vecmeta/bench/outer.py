@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
+import torch
+
+from vecmeta.adaptation import torch_device
 from vecmeta.bench.machine import machine
 from vecmeta.meta.outer_loop import Step, toy_step
 
@@ -14,21 +18,25 @@ SIZES = ((384, 5, 1, 400, 8), (384, 5, 5, 400, 8), (64, 5, 5, 400, 8), (384, 20,
 METHODS = ("maml", "anil", "protonet")
 
 
-def run(tasks: int = 32, repeats: int = 5) -> dict[str, Any]:
-    """Medians of seconds, and their ratio; alternating, so that both meet the same machine. Asserts that the gradients agree."""
+def run(tasks: int = 32, repeats: int = 5, device: str = "auto") -> dict[str, Any]:
+    """Medians of seconds, and their ratio; alternating, so that both meet the same machine. Asserts that the gradients agree.
+
+    `device` is as for `vecmeta.open`.
+    """
     rows = []
     threads = 1
+    where = torch_device(device)
     for dim, ways, shots, items, per_class in SIZES:
         for method in METHODS:
-            step: Step = toy_step(method, dim, ways, shots, items, per_class, tasks)
+            step: Step = toy_step(method, dim, ways, shots, items, per_class, tasks, where)
             threads = step.threads
             apart = step.apart()
             if apart > 1e-3:
                 raise AssertionError(f"the batched step of {method} gives another gradient: {apart}")
             loop, batched = [], []
             for _ in range(repeats):
-                loop.append(_seconds(step.loop))
-                batched.append(_seconds(step.batched))
+                loop.append(_seconds(step.loop, where))
+                batched.append(_seconds(step.batched, where))
             slow, quick = statistics.median(loop), statistics.median(batched)
             size = {"dim": dim, "ways": ways, "shots": shots, "items": items}
             rows.append(
@@ -41,10 +49,12 @@ def run(tasks: int = 32, repeats: int = 5) -> dict[str, Any]:
                     "apart": apart,
                 }
             )
-    return {"machine": machine(), "tasks": tasks, "repeats": repeats, "threads": threads, "rows": rows}
+    return {"machine": machine(device), "tasks": tasks, "repeats": repeats, "threads": threads, "device": where, "rows": rows}
 
 
-def _seconds(work: Any) -> float:
+def _seconds(work: Callable[[], Any], device: str) -> float:
     begin = time.perf_counter()
     work()
+    if device.startswith("cuda"):  # it computes while we go on
+        torch.cuda.synchronize(device)
     return time.perf_counter() - begin

@@ -35,12 +35,14 @@ def run(
     seed: int = 0,
     repeats: int = 3,
     progress: Callable[[str, int, int], None] | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure in a process of its own.
 
     Args:
         count, dim: of clustered vectors.
         vectors: a .npy file of (n, dim) vectors instead, of which the first `count` are stored and the last ones are queries.
+        device: what adaptations compute on, as for `vecmeta.open`.
         repeats: adaptations, each after one more judgement for each concept; a rebuild follows each.
 
     Returns:
@@ -60,19 +62,21 @@ def run(
     stream = Stream(count, dim, seed) if vectors is None else Stream.of_file(vectors, count, seed)
     if progress is not None:
         progress("measuring", 0, 1)
-    found = alone(__name__, "measure", count=stream.count, dim=stream.dim, seed=seed, file=stream.file, repeats=repeats)
+    found = alone(
+        __name__, "measure", count=stream.count, dim=stream.dim, seed=seed, file=stream.file, repeats=repeats, device=device
+    )
     if progress is not None:
         progress("done", 1, 1)
     settings = {"count": stream.count, "dim": stream.dim, "seed": seed, "repeats": repeats, "concepts": CONCEPTS,
-                "vectors": None if vectors is None else vectors.name, "ef_search": EF_SEARCH}  # fmt: skip
-    return {**machine(), "settings": settings, **found}
+                "vectors": None if vectors is None else vectors.name, "ef_search": EF_SEARCH, "device": device}  # fmt: skip
+    return {**machine(device), "settings": settings, **found}
 
 
-def measure(count: int, dim: int, seed: int, file: str | None, repeats: int) -> dict[str, Any]:
+def measure(count: int, dim: int, seed: int, file: str | None, repeats: int, device: str) -> dict[str, Any]:
     """In this process: see `run`. A dry run imports and starts what the first adaptation needs, as in a service that has adapted before."""
     stream = Stream(count, dim, seed, file)
     queries = stream.queries()
-    with tempfile.TemporaryDirectory(prefix="vecmeta-bench-") as folder, vm.open(folder, device="cpu") as db:
+    with tempfile.TemporaryDirectory(prefix="vecmeta-bench-") as folder, vm.open(folder, device=device) as db:
         c = db.create("reindex", encoder="vectors", dim=dim)
         add = fill(c, stream)
         add += settled(c)

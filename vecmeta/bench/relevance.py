@@ -99,7 +99,7 @@ def run(
     if progress is not None:
         progress("done", total, total)
     return {
-        "machine": machine(),
+        "machine": machine(device),
         "settings": {"judged": JUDGED, "splits": splits},
         "bend": bent,
         "adapt": adapted,

@@ -72,7 +72,7 @@ def run(
     if progress is not None:
         progress("done", len(names) * seeds, len(names) * seeds)
     return {
-        "machine": machine(),
+        "machine": machine(device),
         "settings": {"concepts": concepts, "shots": shots, "seeds": seeds},
         "runs": runs,
         "means": {name: _means([r for r in runs if r["set"] == name]) for name in names},

@@ -143,7 +143,7 @@ def bench_outer(
     """Time one outer step of meta-training: all tasks at once, against a loop over tasks."""
     from vecmeta.bench import outer
 
-    facts = outer.run(tasks, repeats)
+    facts = outer.run(tasks, repeats, shared(context).device)
     if told(context, facts):
         return
     rows = [
@@ -157,7 +157,7 @@ def bench_outer(
         )
         for r in facts["rows"]
     ]
-    title = f"one outer step over {tasks} tasks, medians of {repeats}, {facts['threads']} threads"
+    title = f"one outer step over {tasks} tasks, medians of {repeats}, {facts['threads']} threads, {facts['device']}"
     render.show(render.table(("method", "dim>", "ways x shots>", "loop, s>", "batched, s>", "ratio>"), rows, title=title))
 
 

@@ -145,7 +145,7 @@ def bench_reindex(
     from vecmeta.bench import reindex
 
     with render.progress("runs") as progress:
-        facts = reindex.run(count or 100_000, dim, vectors, seed, repeats, progress)
+        facts = reindex.run(count or 100_000, dim, vectors, seed, repeats, progress, shared(context).device)
     if told(context, facts):
         return
     rows = [

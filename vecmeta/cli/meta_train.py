@@ -81,6 +81,7 @@ def meta_train(
     if columns and (not collections or unsupervised):
         why = "--unsupervised uses no labels" if unsupervised else "it needs --from-collection; of a file: --sets FILE:COLUMN"
         raise typer.BadParameter(why, param_hint="--column")
+    from vecmeta.adaptation import torch_device
     from vecmeta.meta.recipe import check_request, checkpoint_of, make_start
     from vecmeta.meta.start import MetaConfig
 
@@ -113,6 +114,7 @@ def meta_train(
                     "validation_data": [_about(*source) for source in validation or ()],
                 },
                 seconds={"reading": round(time.perf_counter() - begin, 1)},
+                device=torch_device(shared(context).device),
                 progress=progress,
             )
     except OSError as error:

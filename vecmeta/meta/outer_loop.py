@@ -10,22 +10,26 @@ from vecmeta.meta.fitting import initial_start
 from vecmeta.meta.methods import method_of
 from vecmeta.meta.start import MetaConfig
 from vecmeta.meta.tasks import Notion, sample_task
-from vecmeta.meta.training import outer_loss, outer_slopes, tensors_of, together
+from vecmeta.meta.training import moved, outer_loss, outer_slopes, tensors_of, together
 
 
 class Step:
     """One outer step on the same tasks, in two ways."""
 
-    def __init__(self, method: str, notion: Notion, ways: int, shots: int, items: int, per_class: int, tasks: int) -> None:
+    def __init__(
+        self, method: str, notion: Notion, ways: int, shots: int, items: int, per_class: int, tasks: int, device: str = "cpu"
+    ) -> None:
         self.config = MetaConfig(rows_per_class=per_class)
         rng = np.random.default_rng(0)
         drawn = [
             sample_task(notion, self.config, rng, ways=ways, shots=shots, kind="concepts", collection=items) for _ in range(tasks)
         ]
         self.method = method_of(method)
-        self.tasks = [tensors_of(task, self.config, rng) for task in drawn]
+        self.tasks = [moved(tensors_of(task, self.config, rng), device) for task in drawn]
         self.batch = together(self.tasks)
-        self.params = {name: torch.tensor(value) for name, value in initial_start(method, self.config).tensors.items()}
+        self.params = {
+            name: torch.tensor(value, device=device) for name, value in initial_start(method, self.config).tensors.items()
+        }
         self.threads = torch.get_num_threads()
 
     def loop(self) -> dict[str, Tensor]:
@@ -47,10 +51,10 @@ class Step:
         return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-def toy_step(method: str, dim: int, ways: int, shots: int, items: int, per_class: int, tasks: int) -> Step:
+def toy_step(method: str, dim: int, ways: int, shots: int, items: int, per_class: int, tasks: int, device: str = "cpu") -> Step:
     """On clusters of unit rows, 40 of 30 rows: tasks of that many ways and shots in collections of so many items."""
     rng = np.random.default_rng(0)
     x = np.repeat(rng.normal(size=(40, dim)), 30, 0) + 1.5 * rng.normal(size=(1200, dim))
     rows = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
     notion = Notion("clusters", rows, [np.arange(30) + 30 * place for place in range(40)])
-    return Step(method, notion, ways, shots, items, per_class, tasks)
+    return Step(method, notion, ways, shots, items, per_class, tasks, device)

@@ -42,15 +42,18 @@ def projector(head: Head, device: str = "cpu") -> Projector:
 
 
 def _weights(matrix: Tensor) -> Tensor:
-    """(out, in) as the weights of a convolution over single points."""
-    return matrix[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    """(out, in) as `_product` takes it: on a processor as the weights of a convolution over single points."""
+    return matrix[:, :, None, None].contiguous(memory_format=torch.channels_last) if matrix.device.type == "cpu" else matrix
 
 
 def _product(rows: Tensor, weights: Tensor) -> Tensor:
     """(n, in) times the matrix that was given to `_weights`, transposed: (n, out).
 
-    As a convolution, because torch leaves products to MKL, which uses half of what processors of another make can do, and convolutions to
-    oneDNN, which uses all: 450 against 200 GFLOP/s on two cores.
+    On a processor as a convolution, because torch leaves products to MKL, which uses half of what processors of another make can do, and
+    convolutions to oneDNN, which uses all: 450 against 200 GFLOP/s on two cores. Not on a GPU, where torch lets convolutions, unlike
+    products, round to ten bits (TF32).
     """
+    if rows.device.type != "cpu":
+        return rows @ weights.T
     points = rows[None, :, None, :].permute(0, 3, 1, 2)  # (1, in, n, 1), and in memory as it was
     return conv2d(points, weights).permute(0, 2, 3, 1).reshape(len(rows), -1)

@@ -45,12 +45,14 @@ def make_start(
     provenance: Mapping[str, Any] | None = None,
     seconds: Mapping[str, float] | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Meta-trains a method's start, chooses the best step by held-out notions, and writes it to ``out`` with a .json beside it.
 
     The state is kept in ``out`` + ".checkpoint" meanwhile, and an interrupted training goes on from there, to the same file ``out``
-    byte for byte; ``resume=False`` begins anew. ``validation=None`` holds out a fifth of the notions, see `held_out`; an empty list
-    holds out none, and the last step is taken. ``provenance`` goes into both files, ``seconds`` (with "training") into the .json alone.
+    byte for byte (with a GPU as ``device``, to rounding); ``resume=False`` begins anew. ``validation=None`` holds out a fifth of the
+    notions, see `held_out`; an empty list holds out none, and the last step is taken. ``provenance`` goes into both files,
+    ``seconds`` (with "training") into the .json alone.
 
     Returns what the .json says, and "out": the file's name.
 
@@ -77,7 +79,9 @@ def make_start(
     before = _before(method, config, chosen_by, progress)
     facts = {**(provenance or {}), "validation_notions": why, "before": before, "versions": versions()}
     try:
-        start = meta_train(train, config, progress, method=method, validation=chosen_by, provenance=facts, checkpoint=checkpoint)
+        start = meta_train(
+            train, config, progress, method=method, validation=chosen_by, provenance=facts, checkpoint=checkpoint, device=device
+        )
         start.save(out)
         checkpoint.unlink(missing_ok=True)
     except OSError as error:

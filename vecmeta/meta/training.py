@@ -78,6 +78,12 @@ def together(tasks: Sequence[tuple[Support, Test]]) -> tuple[Support, Test]:
     return stacked([support for support, _ in tasks]), Test(*stack)
 
 
+def moved(task: tuple[Support, Test], device: str) -> tuple[Support, Test]:
+    """A task, or a batch of them, on that device."""
+    support, test = task
+    return Support(*(tensor.to(device) for tensor in support)), Test(*(tensor.to(device) for tensor in test))
+
+
 def outer_loss(method: Method, params: Params, support: Support, test: Test, config: MetaConfig) -> Tensor:
     """What meta-training lowers: learns from the support, then the loss on the test's taught, untaught and mixed rows. -> ()
 
@@ -132,18 +138,18 @@ def _reptile(loss_of: Any, params: Params, batch: tuple[Support, Test]) -> tuple
     return back, first if first is not None else torch.zeros(())
 
 
-def score(start: Start, tasks: Sequence[Task]) -> Scores:
+def score(start: Start, tasks: Sequence[Task], device: str = "cpu") -> Scores:
     """What adapting gains on some tasks. Raises InvalidConfig without tasks."""
     if not tasks:
         raise InvalidConfig("nothing to score a start on: give at least one held-out notion")
-    return Scores(*(float(gain) for gain in np.nanmean(gains_of(start, tasks), 0)))
+    return Scores(*(float(gain) for gain in np.nanmean(gains_of(start, tasks, device), 0)))
 
 
-def gains_of(start: Start, tasks: Sequence[Task]) -> NDArray[np.float64]:
+def gains_of(start: Start, tasks: Sequence[Task], device: str = "cpu") -> NDArray[np.float64]:
     """What adapting gains on each task: (tasks, 3) mAP@R of taught, mixed and untaught rows."""
     gains = []
     for task in tasks:
-        after = fit(start, task.support, task.statistics).project(task.x)
+        after = fit(start, task.support, task.statistics, device=device).project(task.x)
         fed = task.taught
         gains.append(
             [average_precision(after[s], task.y[s]) - average_precision(task.x[s], task.y[s]) for s in (fed, fed | True, ~fed)]
@@ -166,13 +172,15 @@ def meta_train(
     validation: Sequence[Notion] = (),
     provenance: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
+    device: str = "cpu",
 ) -> Start:
     """Learns a method's start on random tasks of the notions.
 
     Every ``validate_every`` updates the start is scored on fixed tasks of the ``validation`` notions; the best is returned, and
     ``patience`` looks without a better one end the training. Without validation notions the last start is returned. The same
-    arguments give the same start on the same machine. With a ``checkpoint`` file, its state is written there at every look, and a
-    training that was interrupted goes on from it to the same result; who saves the start deletes it. ``progress(stage, done, total)``
+    arguments give the same start on the same machine (with a GPU as ``device``, to rounding). With a ``checkpoint`` file, its state is
+    written there at every look, and a training that was interrupted goes on from it to the same result; who saves the start deletes it.
+    ``progress(stage, done, total)``
     is called with the stages "tasks" and "meta-train", with the loss and the validation gain in the latter's name, and may raise
     `vecmeta.Cancelled`. Losses, scores and ``provenance`` go into the start's provenance, with what the supports looked like.
 
@@ -188,7 +196,7 @@ def meta_train(
     with one_thread():
         held_out = [task for notion in validation for task in validation_tasks(notion, config)]
         pool, known = _pool(notions, config, rng, progress)
-        state = _State(method, config, _digest(method, config, notions, validation))
+        state = _State(method, config, _digest(method, config, notions, validation), device)
         if checkpoint is not None:
             state.restore(checkpoint)
         while state.step < config.outer_steps and not (held_out and state.waited >= config.patience):
@@ -196,7 +204,7 @@ def meta_train(
             gain = ""
             if state.step % config.validate_every == 0 or state.step == config.outer_steps:
                 if held_out:
-                    state.look(score(state.start(), held_out))
+                    state.look(score(state.start(), held_out, device))
                 if checkpoint is not None:
                     state.save(checkpoint)
             if state.looks:
@@ -213,7 +221,7 @@ def meta_train(
         "familiar": known,
     }
     if held_out:
-        mixed = gains_of(best, held_out)[:, 1]
+        mixed = gains_of(best, held_out, device)[:, 1]
         record["record"] = {"tasks": len(mixed), "mean": float(mixed.mean()), "sd": float(mixed.std(ddof=1))}
     return Start(method, best.tensors, config, {**(provenance or {}), **record})
 
@@ -228,8 +236,8 @@ def validation_tasks(notion: Notion, config: MetaConfig) -> list[Task]:
 class _State:
     """A training on its way."""
 
-    def __init__(self, method: str, config: MetaConfig, digest: str) -> None:
-        self.config, self.digest = config, digest
+    def __init__(self, method: str, config: MetaConfig, digest: str, device: str) -> None:
+        self.config, self.digest, self.device = config, digest, device
         self.method = method
         begin = initial_start(method, config)
         self.leaves = {name: torch.tensor(value, requires_grad=True) for name, value in begin.tensors.items()}
@@ -245,10 +253,10 @@ class _State:
         """One outer step."""
         rate = self.config.learning_rate * (0.55 + 0.45 * np.cos(np.pi * (self.step + 1) / self.config.outer_steps))
         self.optimiser.param_groups[0]["lr"] = rate
-        params = {name: leaf.detach() for name, leaf in self.leaves.items()}
-        slopes, loss = outer_slopes(learner, params, together(tasks), self.config)
+        params = {name: leaf.detach().to(self.device) for name, leaf in self.leaves.items()}
+        slopes, loss = outer_slopes(learner, params, moved(together(tasks), self.device), self.config)
         for name, leaf in self.leaves.items():
-            leaf.grad = slopes[name].detach()
+            leaf.grad = slopes[name].detach().to(leaf.device)
         torch.nn.utils.clip_grad_norm_(list(self.leaves.values()), 1.0)
         self.optimiser.step()
         self.losses.append(float(loss))
