@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from vecmeta.encoders import ImageEncoder, TextEncoder, open_encoder
+from vecmeta.encoders.image import default_image_encoder
 from vecmeta.encoders.layers import fold_norms, pack_linears, quantise_linears
 from vecmeta.encoders.plain import PlainImages, PlainText
 from vecmeta.encoders.tokens import batches, token_counter
@@ -288,17 +289,31 @@ def test_processors_compute_in_float32() -> None:
         assert torch.mm(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("spec", ["text", "image"])
-def test_half_precision_is_near(spec: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("spec", "half", "least"),
+    [("text", torch.bfloat16, 0.999), ("image", torch.bfloat16, 0.98), ("image", torch.float16, 0.9999)],
+)
+def test_half_precision_is_near(
+    spec: str, half: torch.dtype, least: float, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     contents: list[Any] = TEXTS if spec == "text" else pictures(6)
     exact = request.getfixturevalue(spec)
     expected = exact.encode(contents)
-    monkeypatch.setattr(f"vecmeta.encoders.{spec}.half_precision", lambda device: torch.bfloat16)
-    half = open_encoder(spec, device="cpu")
-    assert half.name == exact.name
-    vectors = half.encode(contents)
+    monkeypatch.setattr(f"vecmeta.encoders.{spec}.half_precision", lambda device, **_: half)
+    rounding = open_encoder(spec, device="cpu")
+    assert rounding.name == exact.name
+    vectors = rounding.encode(contents)
     assert vectors.dtype == np.float32
     cosines = (vectors * expected).sum(1)
-    assert cosines.min() > 0.999
+    assert cosines.min() > least
     assert np.abs(vectors - expected).max() > 1e-5  # it was in use
-    np.testing.assert_allclose(half.encode(contents[::-1])[::-1], vectors, atol=1e-2)
+    np.testing.assert_allclose(rounding.encode(contents[::-1])[::-1], vectors, atol=1e-2)
+
+
+def test_numbers_too_large_for_half_precision_are_computed_in_single(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = ImageEncoder("efficientnet-lite0", default_image_encoder("cpu")._weights, device="cpu")
+    network, prepare, device = encoder.model()
+    monkeypatch.setattr(encoder, "model", lambda: (lambda pixels: network(pixels * 1e5), prepare, device))
+    expected = encoder.encode(pictures(5))
+    monkeypatch.setattr("vecmeta.encoders.image.half_precision", lambda device, **_: torch.float16)
+    np.testing.assert_allclose(encoder.encode(pictures(5)), expected, atol=1e-6)

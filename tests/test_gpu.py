@@ -125,4 +125,4 @@ def test_the_default_image_encoder_is_near() -> None:
     from tests.tinymodels import pictures
 
     here, there = (open_encoder("image", device=device).encode(pictures(18)[0]) for device in ("cpu", "cuda"))
-    assert (here * there).sum(1).min() > 0.999
+    assert (here * there).sum(1).min() > 0.9999

@@ -293,6 +293,20 @@ def test_blas_has_one_thread_in_every_thread_that_wants_it_so_and_afterwards_wha
     assert seen == {"in": one, "after": before, "alone": one}
 
 
+def test_helpers_compute_alone_and_the_others_as_before() -> None:
+    before, here = torch.get_num_threads(), list[int]()
+    torch.set_num_threads(3)
+    try:
+        with threads.helpers(2) as pool:
+            assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
+        other = threading.Thread(target=lambda: here.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert [*here, torch.get_num_threads()] == [3, 3]
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_process_that_serves_shares_the_cores() -> None:
     code = (
         "import os, numpy; from vecmeta import threads; threads.share_the_cores(); import faiss, threading\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -68,6 +69,23 @@ def single_blas() -> Iterator[None]:
                         _set(library, number)
 
 
+def helpers(count: int) -> ThreadPoolExecutor:
+    """Threads that each compute alone with torch, beside one that has torch's own threads at its disposal.
+
+    A thread that torch first computes in gets OpenMP threads of its own, which then wait for work by spinning: on two cores they took
+    half of the time of whoever computed in earnest.
+    """
+    return ThreadPoolExecutor(count, initializer=_alone)
+
+
+def _alone() -> None:
+    import torch
+
+    torch.get_num_threads()  # it sets a thread's number when first asked in it, and not again
+    for library in _openmp():
+        _set(library, 1)  # OpenMP's number is each thread's own
+
+
 def _shared(library: Any) -> bool:
     """Whether all threads of the process have one number."""
     return getattr(library, "threading_layer", None) != "openmp"
@@ -87,6 +105,17 @@ def _set(library: Any, number: int) -> None:
 def _blas() -> list[Any]:
     """The libraries; looking for them takes some milliseconds."""
     import numpy as np  # noqa: F401  # so that its own is there
+
+    return _libraries("blas")
+
+
+@lru_cache(maxsize=1)
+def _openmp() -> list[Any]:
+    """Those that are loaded; torch's own among them, whose thread asks."""
+    return _libraries("openmp")
+
+
+def _libraries(kind: str) -> list[Any]:
     from threadpoolctl import ThreadpoolController
 
-    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+    return list(ThreadpoolController().select(user_api=kind).lib_controllers)

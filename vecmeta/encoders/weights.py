@@ -100,16 +100,17 @@ def torch_device(device: str) -> str:
     return device
 
 
-def half_precision(device: str) -> Any:
+def half_precision(device: str, *, large: bool = True) -> Any:
     """What networks compute in on `device`: torch.bfloat16 on a GPU that has it, torch.float16 on an older one; None is float32.
 
+    Where numbers do not get `large` (beyond 65,504) it is torch.float16 on any GPU, which rounds to an eighth of what bfloat16 rounds to.
     Weights, normalisations and the vectors themselves stay in float32, as torch's autocast has it.
     """
     import torch
 
     if not device.startswith("cuda"):
         return None
-    return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    return torch.bfloat16 if large and torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
 
 
 @contextmanager

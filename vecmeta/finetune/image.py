@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from vecmeta.encoders.pictures import open_picture
 from vecmeta.encoders.weights import to_device
 from vecmeta.finetune.config import FinetuneConfig
 from vecmeta.finetune.learner import WEIGHTS, Adapters, Named, by_depth
+from vecmeta.threads import helpers
 from vecmeta.types import Keys
 
 KEPT = 2**30  # bytes of prepared pictures; one of 224 x 224 pixels has 600 kB
@@ -121,13 +121,10 @@ class _Prepared:
 
     def of(self, rows: Sequence[int]) -> list[Tensor]:
         missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
-        with ThreadPoolExecutor(DECODERS) as decoders:
+        with helpers(DECODERS) as decoders:
             made = dict(zip(missing, decoders.map(self._decoded, missing), strict=True))
         found = [made[row] if row in made else self._kept[row] for row in rows]
-        for (
-            row,
-            image,
-        ) in made.items():  # those that came first stay: rows are drawn at random, so none is asked for sooner than another
+        for row, image in made.items():  # the first ones stay: rows are drawn at random, so none is asked for sooner than another
             if self._bytes + image.nbytes <= KEPT:
                 self._kept[row] = image
                 self._bytes += image.nbytes
