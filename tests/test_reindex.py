@@ -297,7 +297,7 @@ def test_helpers_compute_alone_and_the_others_as_before() -> None:
     before, here = torch.get_num_threads(), list[int]()
     torch.set_num_threads(3)
     try:
-        with threads.helpers(2) as pool:
+        with threads.helpers(2, "test") as pool:
             assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
         other = threading.Thread(target=lambda: here.append(torch.get_num_threads()))
         other.start()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +18,7 @@ from vecmeta.catalogue.views import ItemVectors
 from vecmeta.evaluate import recall
 from vecmeta.index.protocol import VectorIndex
 from vecmeta.meta.head import Projector
-from vecmeta.threads import single_blas
+from vecmeta.threads import helpers, single_blas
 from vecmeta.types import Indexing, Keys, Progress, Vectors
 
 FLOOR = 0.98  # of the exact best 10, below which a graph is made anew
@@ -72,7 +72,7 @@ def projected(head: Projector, pages: Iterable[Page]) -> Iterator[Page]:
         with single_blas():
             return head.project(base)
 
-    with ThreadPoolExecutor(head.threads, "vecmeta-project") as pool:
+    with helpers(head.threads, "vecmeta-project") as pool:
         ahead: deque[tuple[Page, Future[Vectors]]] = deque()
         try:
             for page in pages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -69,18 +70,19 @@ def single_blas() -> Iterator[None]:
                         _set(library, number)
 
 
-def helpers(count: int) -> ThreadPoolExecutor:
+def helpers(count: int, name: str) -> ThreadPoolExecutor:
     """Threads that each compute alone with torch, beside one that has torch's own threads at its disposal.
 
     A thread that torch first computes in gets OpenMP threads of its own, which then wait for work by spinning: on two cores they took
     half of the time of whoever computed in earnest.
     """
-    return ThreadPoolExecutor(count, initializer=_alone)
+    return ThreadPoolExecutor(count, name, initializer=_alone)
 
 
 def _alone() -> None:
-    import torch
-
+    torch = sys.modules.get("torch")  # who has not imported it does not compute with it
+    if torch is None:
+        return
     torch.get_num_threads()  # it sets a thread's number when first asked in it, and not again
     for library in _openmp():
         _set(library, 1)  # OpenMP's number is each thread's own

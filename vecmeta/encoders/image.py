@@ -190,7 +190,7 @@ def _decoded(pictures: list[Any], prepare: Callable[[Any], Any], size: int) -> I
     if len(pictures) == 1:  # starting a thread takes as long as decoding
         yield range(1), [prepare(open_picture(pictures[0], 0))]
         return
-    pool = helpers(DECODERS)
+    pool = helpers(DECODERS, "vecmeta-decode")
     pending: list[tuple[range, list[Future[Any]]]] = []
     try:
         for start in range(0, len(pictures), size):

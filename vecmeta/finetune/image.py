@@ -121,7 +121,7 @@ class _Prepared:
 
     def of(self, rows: Sequence[int]) -> list[Tensor]:
         missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
-        with helpers(DECODERS) as decoders:
+        with helpers(DECODERS, "vecmeta-decode") as decoders:
             made = dict(zip(missing, decoders.map(self._decoded, missing), strict=True))
         found = [made[row] if row in made else self._kept[row] for row in rows]
         for row, image in made.items():  # the first ones stay: rows are drawn at random, so none is asked for sooner than another

@@ -15,7 +15,7 @@ def projector(head: Head, device: str = "cpu") -> Projector:
 
     Not for the first rows of a process that has no torch yet: importing it takes longer than 100,000 rows.
     """
-    if not isinstance(head, MemoryHead) or head.strength == 0 or (device == "cpu" and torch.get_num_threads() == 1):
+    if not isinstance(head, MemoryHead) or head.strength == 0:
         return Projector(head.project)
     memory = head.memory
     on = torch.device(device)
@@ -38,7 +38,8 @@ def projector(head: Head, device: str = "cpu") -> Projector:
             moved: Vectors = (z if strength == 1 else unit(torch, x + strength * (z - x))).cpu().numpy()
             return moved
 
-    return Projector(project, threads=1)  # torch has threads of its own
+    # Each of our threads with a page of its own: torch's threads would wait for each other at every product, and for us to read on.
+    return Projector(project) if device == "cpu" else Projector(project, threads=1)
 
 
 def _weights(matrix: Tensor) -> Tensor:
