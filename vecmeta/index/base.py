@@ -29,7 +29,9 @@ SLICE = 2048  # rows written per turn of the lock
 DEAD_SHARE, DEAD_ROWS = 0.3, 1000  # start afresh when more than this share AND more than this number of rows are dead
 
 
-class _State(NamedTuple):
+class State(NamedTuple):
+    """Keys and vectors, row by row."""
+
     table: KeyTable
     store: Store
 
@@ -53,7 +55,7 @@ class KeyedIndex(ABC):
         self._worn = False  # the structure is to be made anew
         self._slots = SlotRows()
         self._gone = ""  # why it cannot be used any more
-        self._state = _State(KeyTable(), self._make())
+        self._state = State(KeyTable(), self._make())
 
     @abstractmethod
     def _make(self) -> Store:
@@ -236,7 +238,7 @@ class KeyedIndex(ABC):
             store.append(old.store.gather(late))
             table.append(old.table.by_row[late])
             with self._lock.writing():
-                self._state = _State(table, store)
+                self._state = State(table, store)
             self._worn = False
         return store.linked
 
@@ -250,7 +252,7 @@ class KeyedIndex(ABC):
             if not store.linked:
                 return None
             copy = type(self)(self.dim, **self._settings())
-            copy._state = _State(table.head(store.linked), store.fork())
+            copy._state = State(table.head(store.linked), store.fork())
             return copy
 
     def fill(self, keys: Keys, vectors: Vectors) -> None:
@@ -292,7 +294,7 @@ class KeyedIndex(ABC):
         store = cls._read(folder, index.dim, about["settings"])
         if len(store) != len(keys):
             raise ValueError(f"{len(keys)} keys, but {len(store)} vectors")
-        index._state = _State(KeyTable.restored(keys, live), store)
+        index._state = State(KeyTable.restored(keys, live), store)
         index._worn = about["worn"] is True
         return index
 
@@ -303,14 +305,14 @@ class KeyedIndex(ABC):
 
     # -- inside --------------------------------------------------------------------------------------------------------------
 
-    def _now(self) -> _State:
+    def _now(self) -> State:
         if self._gone:
             raise IndexUnavailable(f"the {self.kind} index cannot be used: {self._gone}")
         return self._state
 
     def _give_up(self, why: str) -> None:
         self._gone = self._gone or why
-        self._state = _State(KeyTable(), self._make())
+        self._state = State(KeyTable(), self._make())
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -345,5 +347,5 @@ class KeyedIndex(ABC):
             store.append(old_store.gather(rows[start : start + SLICE]))
         table.append(old_table.by_row[rows])
         with self._lock.writing():
-            self._state = _State(table, store)
+            self._state = State(table, store)
         self._worn = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from vecmeta.index.blocks import Blocks
+from vecmeta.index.layout import order_of
 from vecmeta.index.pages import enlarge, pieces
 from vecmeta.index.scan import merged, top_k
 from vecmeta.types import Keys, Mask, Vectors
@@ -47,6 +49,7 @@ FEW = 500  # rows below which OpenMP's threads wait for each other longer than t
 # found with a recall@10 of .76 when linked as they came, of .93 in random order.
 BULK = 8192
 FOUND = 1_000_000  # results held at once in a batch: 12 MB
+LAID_FROM = 10_000  # rows from which on their order in memory matters: fewer fit into a processor's cache
 
 
 class Graph:
@@ -61,6 +64,7 @@ class Graph:
         self._random = np.random.default_rng(0)
         self._place = (0, 0)  # of vectors and links in memory
         self._small: list[tuple[int, int]] = []  # pieces there that are not on large pages yet
+        self._laid = self.linked  # how many rows there were when they were last laid out; files hold what was
 
     @classmethod
     def empty(cls, dim: int, m: int, ef_construction: int, ef_search: int, hnsw_from: int) -> Graph:
@@ -158,7 +162,21 @@ class Graph:
         """What is linked, with vectors and links copied; what waits is left out."""
         copy = Graph.empty(self._index.d, 2, 1, self._ef_search, self._hnsw_from)
         _copy(self._index, copy._index)
+        copy._laid = self._laid
         return copy
+
+    @property
+    def scattered(self) -> bool:
+        """Whether at least half of the linked rows lie where chance has put them, and there are enough for that to matter."""
+        return self.linked >= max(LAID_FROM, 2 * self._laid)
+
+    def laid_out(self, go_on: Callable[[], None]) -> tuple[Graph, Keys]:
+        """`fork`, with the rows in another order (see `layout`), and which row each of them is here: (linked,)."""
+        copy = Graph.empty(self._index.d, 2, 1, self._ef_search, self._hnsw_from)
+        rows = order_of(self._linked_rows(), go_on)
+        _copy(self._index, copy._index, rows)
+        copy._laid = self.linked
+        return copy, rows
 
     def best(self, queries: Vectors, k: int, mask: Mask | None) -> tuple[Vectors, Keys]:
         """See `Store.best`. Approximate in which rows it returns, never in how many or in their scores."""
@@ -293,8 +311,8 @@ def _noise(dim: int) -> Vectors:
     return windows
 
 
-def _copy(old: Any, new: Any) -> None:
-    """Make an empty IndexHNSWFlat a copy of another one, that of a file included, in memory of its own."""
+def _copy(old: Any, new: Any, rows: Keys | None = None) -> None:
+    """Make an empty IndexHNSWFlat a copy of another one, that of a file included, in memory of its own; `rows` are its rows in order."""
     new.hnsw = old.hnsw
     links = faiss.MaybeOwnedVectorInt32()
     links.resize(old.hnsw.neighbors.size())
@@ -302,5 +320,10 @@ def _copy(old: Any, new: Any) -> None:
     new.hnsw.neighbors = links
     vectors, source = faiss.downcast_index(new.storage), faiss.downcast_index(old.storage)
     vectors.codes.resize(source.codes.size())
-    faiss.memcpy(vectors.codes.data(), source.codes.data(), source.codes.size())
     vectors.ntotal = new.ntotal = old.ntotal
+    if rows is None:
+        faiss.memcpy(vectors.codes.data(), source.codes.data(), source.codes.size())
+        return
+    new.hnsw.permute_entries(faiss.swig_ptr(rows))
+    here, there = (faiss.rev_swig_ptr(part.get_xb(), old.ntotal * old.d).reshape(old.ntotal, old.d) for part in (source, vectors))
+    np.take(here, rows, axis=0, out=there)
