@@ -60,6 +60,17 @@ def test_unknown_index_device_and_url(tmp_path: Path) -> None:
         vm.open("mysql://host/db")
 
 
+def test_a_device_that_is_not_here(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    with vm.open(tmp_path, device="cuda:99") as db:
+        c = db.create("c", encoder="vectors", dim=8)
+        c.add_vectors([f"{row}" for row in range(60)], x)
+        c.feedback([vm.Judgement(f"{row}", concept=f"concept {row % 3}") for row in range(18)])
+        with pytest.raises(vm.EncoderUnavailable, match="no device 'cuda:99' here"):
+            c.adapt()
+        assert (c.search(x[0], 1)[0].id, c.version) == ("0", 0)
+
+
 # -- vectors -----------------------------------------------------------------------------------------------------------------
 
 
