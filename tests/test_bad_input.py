@@ -68,7 +68,8 @@ def test_a_device_that_is_not_here(tmp_path: Path) -> None:
         c.feedback([vm.Judgement(f"{row}", concept=f"concept {row % 3}") for row in range(18)])
         with pytest.raises(vm.EncoderUnavailable, match="no device 'cuda:99' here"):
             c.adapt()
-        assert (c.search(x[0], 1)[0].id, c.version) == ("0", 0)
+        hits = c.search(x[0], 1)
+        assert (hits[0].id, hits.version) == ("0", 0)
 
 
 # -- vectors -----------------------------------------------------------------------------------------------------------------
