@@ -142,7 +142,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, values: Sequence[float]) -> list[Sta
     """Looks that see these scores, one after the other, and what was looked at."""
     seen: list[Start] = []
 
-    def prescribed(start: Start, tasks: Sequence[Task]) -> Scores:
+    def prescribed(start: Start, tasks: Sequence[Task], device: str) -> Scores:
         seen.append(start)
         return Scores(0.0, values[len(seen) - 1], 0.0)
 

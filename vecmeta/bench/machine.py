@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import vecmeta as vm
+from vecmeta.encoders.weights import gpu_of
 from vecmeta.threads import cores
 
 LIBRARIES = ("torch", "numpy", "faiss-cpu", "sqlalchemy")
@@ -26,7 +27,7 @@ def machine(device: str = "cpu") -> dict[str, str | int]:
     """
     system, memory, usable = platform.system(), _memory(), cores()
     processor, architecture = _processor(), platform.machine()
-    gpu = _gpu(device)
+    gpu = {"gpu": model} if (model := gpu_of(device)) else {}
     same = "|".join(str(part) for part in (processor, architecture, usable, memory, system, *gpu.values()))
     return {
         "machine": hashlib.sha256(same.encode()).hexdigest()[:12],
@@ -60,18 +61,6 @@ def _processor() -> str:
         if key in about
     ]
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def _gpu(device: str) -> dict[str, str]:
-    """The model of the graphics processor that `device` means; empty where it means none."""
-    if device == "cpu":
-        return {}
-    import torch
-
-    from vecmeta.adaptation import torch_device
-
-    where = torch_device(device)
-    return {"gpu": torch.cuda.get_device_name(where)} if where.startswith("cuda") else {}
 
 
 def _memory() -> int:

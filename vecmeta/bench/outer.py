@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from vecmeta.adaptation import torch_device
 from vecmeta.bench.machine import machine
 from vecmeta.meta.outer_loop import Step, toy_step
@@ -35,8 +33,8 @@ def run(tasks: int = 32, repeats: int = 5, device: str = "auto") -> dict[str, An
                 raise AssertionError(f"the batched step of {method} gives another gradient: {apart}")
             loop, batched = [], []
             for _ in range(repeats):
-                loop.append(_seconds(step.loop, where))
-                batched.append(_seconds(step.batched, where))
+                loop.append(_seconds(step.loop, step.wait))
+                batched.append(_seconds(step.batched, step.wait))
             slow, quick = statistics.median(loop), statistics.median(batched)
             size = {"dim": dim, "ways": ways, "shots": shots, "items": items}
             rows.append(
@@ -52,9 +50,8 @@ def run(tasks: int = 32, repeats: int = 5, device: str = "auto") -> dict[str, An
     return {"machine": machine(device), "tasks": tasks, "repeats": repeats, "threads": threads, "device": where, "rows": rows}
 
 
-def _seconds(work: Callable[[], Any], device: str) -> float:
+def _seconds(work: Callable[[], Any], wait: Callable[[], None]) -> float:
     begin = time.perf_counter()
     work()
-    if device.startswith("cuda"):  # it computes while we go on
-        torch.cuda.synchronize(device)
+    wait()
     return time.perf_counter() - begin

@@ -100,6 +100,16 @@ def torch_device(device: str) -> str:
     return device
 
 
+def gpu_of(device: str) -> str | None:
+    """The model of the graphics processor that `device` means; None where it means none. Imports torch unless it is "cpu"."""
+    if device == "cpu":
+        return None
+    import torch
+
+    where = torch_device(device)
+    return str(torch.cuda.get_device_name(where)) if where.startswith("cuda") else None
+
+
 def half_precision(device: str, *, large: bool = True) -> Any:
     """What networks compute in on `device`: torch.bfloat16 on a GPU that has it, torch.float16 on an older one; None is float32.
 

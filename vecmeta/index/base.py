@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -21,19 +21,12 @@ from vecmeta.index.keys import KeyTable
 from vecmeta.index.linking import BRIEF, CALM, LEAST, LONG, pace
 from vecmeta.index.locks import ReadWriteLock, Turns
 from vecmeta.index.protocol import Allowed
-from vecmeta.index.stores import Store
+from vecmeta.index.stores import State, Store
 from vecmeta.types import Keys, Matching, Vectors
 from vecmeta.where import Node
 
 SLICE = 2048  # rows written per turn of the lock
 DEAD_SHARE, DEAD_ROWS = 0.3, 1000  # start afresh when more than this share AND more than this number of rows are dead
-
-
-class State(NamedTuple):
-    """Keys and vectors, row by row."""
-
-    table: KeyTable
-    store: Store
 
 
 class KeyedIndex(ABC):

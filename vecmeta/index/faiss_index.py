@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 
 from vecmeta.errors import InvalidConfig
-from vecmeta.index.base import KeyedIndex, State
+from vecmeta.index.base import KeyedIndex
 from vecmeta.index.graph import Graph
 from vecmeta.index.keys import KeyTable
 from vecmeta.index.linking import ASKED, NEAREST, together
-from vecmeta.index.stores import Store
+from vecmeta.index.stores import State, Store
 
 WIDEST = 500  # of what `reach` raises ef_search to
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from vecmeta.index.keys import KeyTable
 from vecmeta.types import Keys, Mask, Vectors
 
 
@@ -53,3 +54,10 @@ class Store(Protocol):
 
     def dump(self, folder: Path) -> None:
         """Write the vectors, and what speeds up their search."""
+
+
+class State(NamedTuple):
+    """What an index is at one moment: keys and vectors, row by row."""
+
+    table: KeyTable
+    store: Store

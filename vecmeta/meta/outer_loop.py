@@ -31,6 +31,12 @@ class Step:
             name: torch.tensor(value, device=device) for name, value in initial_start(method, self.config).tensors.items()
         }
         self.threads = torch.get_num_threads()
+        self.device = device
+
+    def wait(self) -> None:
+        """Until all is computed: a GPU computes while we go on."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
 
     def loop(self) -> dict[str, Tensor]:
         """Task after task: clone the start, adapt, backward; gradients add up in the leaves."""
