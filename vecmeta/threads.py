@@ -84,8 +84,9 @@ def _alone() -> None:
     if torch is None:
         return
     torch.get_num_threads()  # it sets a thread's number when first asked in it, and not again
-    for library in _openmp():
-        _set(library, 1)  # OpenMP's number is each thread's own
+    with _lock:
+        for library in _openmp():
+            _set(library, 1)  # OpenMP's number is each thread's own
 
 
 def _shared(library: Any) -> bool:
