@@ -181,7 +181,8 @@ def meta_train(
     arguments give the same start on the same machine (with a GPU as ``device``, to rounding). With a ``checkpoint`` file, its state is
     written there at every look, and a training that was interrupted goes on from it to the same result; who saves the start deletes it.
     ``progress(stage, done, total)`` is called with the stages "tasks" and "meta-train", with the loss and the validation gain in the
-    latter's name, and may raise `vecmeta.Cancelled`. Losses, scores and ``provenance`` go into the start's provenance, with what the supports looked like.
+    latter's name, and may raise `vecmeta.Cancelled`. Losses, scores and ``provenance`` go into the start's provenance, with what the
+    supports looked like.
 
     Raises InvalidConfig without notions, for a method that has no start, or for a checkpoint of another training.
     """
