@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,31 @@ OPERATE = ("collections", "jobs", "keys", "health")
 FIRST_VIEW = 200_000  # bytes
 
 
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service with a worker and a small limit on bodies, which has no collection when the first visitor comes."""
-    folder = tmp_path_factory.mktemp("browser") / "db"
-    with started(folder, workers=1, max_body=200_000, encoders=["text", "vectors", "image"]) as running:
+def served(folder: Path) -> AbstractContextManager[Running]:
+    """A service with a worker and a small limit on bodies."""
+    return started(folder, workers=1, max_body=200_000, encoders=["text", "vectors", "image"])
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Running]:
+    """One that has no collection when the first visitor comes."""
+    with served(tmp_path / "db") as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def running(empty: Running) -> Running:
-    """The same with two collections: one that can be taught, and one that is all markup."""
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """One with two collections: one that can be taught, and one that is all markup."""
+    with served(tmp_path_factory.mktemp("browser") / "db") as running:
+        _fill(running)
+        yield running
 
+
+def _fill(running: Running) -> None:
     def own(name: str, dim: int, items: list[dict[str, Any]], judgements: list[dict[str, Any]]) -> None:
-        good(empty.ask("POST", "/v1/collections", {"name": name, "encoder": "vectors", "dim": dim}), 201)
-        good(empty.ask("PUT", f"/v1/collections/{name}/items", {"items": items}))
-        good(empty.ask("POST", f"/v1/collections/{name}/feedback", {"judgements": judgements}))
+        good(running.ask("POST", "/v1/collections", {"name": name, "encoder": "vectors", "dim": dim}), 201)
+        good(running.ask("PUT", f"/v1/collections/{name}/items", {"items": items}))
+        good(running.ask("POST", f"/v1/collections/{name}/feedback", {"judgements": judgements}))
 
     about = [{"label": f"label {label}", EVIL: EVIL} for label in SMALL.label]
     items = [{"id": id, "vector": x.tolist(), "metadata": told} for id, x, told in zip(SMALL.ids, SMALL.x, about, strict=True)]
@@ -52,7 +62,6 @@ def running(empty: Running) -> Running:
         {"id": f"{EVIL}2", "vector": [0, 1], "metadata": {EVIL: "x"}},
     ]
     own("evil", 2, two, [{"item": EVIL, "concept": EVIL}, {"item": f"{EVIL}2", "concept": EVIL, "score": -1.0}])
-    return empty
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,23 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "db"
 
 
-@pytest.fixture(scope="module")
-def running(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    folder = tmp_path_factory.mktemp("running") / "db"
+@contextmanager
+def served(filled: Path, folder: Path) -> Iterator[Running]:
     shutil.copytree(filled, folder)
     with started(folder, workers=1, lease=2.0) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def running(filled: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with served(filled, tmp_path_factory.mktemp("running") / "db") as running:
+        yield running
+
+
+@pytest.fixture
+def untouched(filled: Path, tmp_path: Path) -> Iterator[Running]:
+    """One in which nothing was done yet."""
+    with served(filled, tmp_path / "untouched") as running:
         yield running
 
 
@@ -62,7 +75,8 @@ def steps_taken(job: dict[str, Any]) -> int:
     return job["done"] if job["state"] == "adapting" and job["total"] == STEPS else 0
 
 
-def test_progress_until_it_is_live(running: Running) -> None:
+def test_progress_until_it_is_live(untouched: Running) -> None:
+    running = untouched
     job = asked(running, WISH)
     head = f"GET /v1/jobs/{job}/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {running.secret}\r\n\r\n"
     text = answer_of(running.raw(head.encode(), 240)).text
