@@ -211,29 +211,34 @@ class KeyedIndex(ABC):
         with self._writer:
             old = self._now()
             rows, upto = np.random.default_rng(0).permutation(old.table.live_rows()), old.table.rows
-            keys = old.table.by_row[rows]
-        table, store, few = KeyTable(), self._make(), LEAST
+        store, few = self._make(), LEAST
         for start in range(0, len(rows), SLICE):
             part = rows[start : start + SLICE]
             with self._lock.reading():
                 store.append(old.store.gather(part))
-            table.append(keys[start : start + SLICE])
         while store.pending:
             go_on()
             begin, before = time.perf_counter(), store.linked
             store.link(few)
             few = pace(store.linked - before, time.perf_counter() - begin, LONG)
+        if self._replaced(old, store, rows, upto):
+            with self._writer:
+                self._worn = False
+                self._tidy()  # what died meanwhile
+        return store.linked
+
+    def _replaced(self, old: State, store: Store, rows: Keys, upto: int) -> bool:
+        """Put a store of these rows in place of the old one, with what came after the first `upto`; False: all was removed meanwhile."""
         with self._writer:
-            if self._state is not old:  # all was removed meanwhile
-                return store.linked
-            table.kill(np.flatnonzero(~old.table.live[rows]))
+            if self._state is not old:
+                return False
             late = upto + np.flatnonzero(old.table.live[upto:])
             store.append(old.store.gather(late))
-            table.append(old.table.by_row[late])
+            rows = np.concatenate((rows, late))
+            table = KeyTable.restored(old.table.by_row[rows], old.table.live[rows])
             with self._lock.writing():
                 self._state = State(table, store)
-            self._worn = False
-        return store.linked
+            return True
 
     def fork(self) -> Self | None:
         """An index of the same keys and structure, copied, for other vectors: see `fill`. None where there is no structure to keep.

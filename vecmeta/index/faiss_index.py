@@ -36,7 +36,6 @@ import numpy as np
 from vecmeta.errors import InvalidConfig
 from vecmeta.index.base import KeyedIndex
 from vecmeta.index.graph import Graph
-from vecmeta.index.keys import KeyTable
 from vecmeta.index.linking import ASKED, NEAREST, together
 from vecmeta.index.stores import State, Store
 
@@ -83,10 +82,7 @@ class FaissIndex(KeyedIndex):
         return Graph.read(folder, dim, settings["ef_construction"], settings["ef_search"], settings["hnsw_from"])
 
     def settle(self, go_on: Callable[[], None] = lambda: None) -> int:
-        """See `KeyedIndex.settle`; where much was linked in random order, rows are also laid out anew, and searches are a sixth faster.
-
-        Writers wait while the keys are brought into the new order: 10 ms for 100,000.
-        """
+        """See `KeyedIndex.settle`; where much was linked in random order, rows are also laid out anew, and searches are a sixth faster."""
         done = super().settle(go_on)
         return done + super().settle(go_on) if self._laid_out(go_on) else done
 
@@ -96,19 +92,12 @@ class FaissIndex(KeyedIndex):
             old = self._now()
             if not isinstance(old.store, Graph) or not old.store.scattered:
                 return False
-            if _in_order(old):  # in which filters are quicker, and that is worth more
+            if _as_they_came(old):  # in which filters are quicker, and that is worth more
                 return False
             store, rows = old.store.laid_out(go_on)
-            with self._writer:
-                if self._state is not old:  # all was removed meanwhile
-                    return False
-                late = np.arange(len(rows), old.table.rows)
-                store.append(old.store.gather(late))
-                store.widen(self._ef_search)
-                rows = np.concatenate((rows, late))
-                table = KeyTable.restored(old.table.by_row[rows], old.table.live[rows])
-                with self._lock.writing():
-                    self._state = State(table, store)
+            if not self._replaced(old, store, rows, len(rows)):
+                return False
+            self._widen(self._ef_search)  # which may have been raised meanwhile
             return True
 
     def reach(self, good: Callable[[], bool], steps: int) -> bool:
@@ -128,7 +117,7 @@ class FaissIndex(KeyedIndex):
         """See `VectorIndex.in_topics`."""
         with self._lock.reading():
             now = table, store = self._now()
-            if not _in_order(now):  # as they were linked at random, or were laid out since
+            if not _as_they_came(now):  # as they were linked at random, or were laid out since
                 return False
             there = table.live & (np.arange(table.rows) < store.linked)
             rows = np.flatnonzero(there)
@@ -145,7 +134,7 @@ class FaissIndex(KeyedIndex):
                 store.widen(ef_search)
 
 
-def _in_order(state: State) -> bool:
+def _as_they_came(state: State) -> bool:
     """Whether the linked rows lie as they came, but for some that replaced others: at random half come after a later one."""
     keys = state.table.by_row[: state.store.linked]
     return len(keys) < 2 or float(np.mean(np.diff(keys) > 0)) > 0.75

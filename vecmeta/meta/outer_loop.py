@@ -10,7 +10,7 @@ from vecmeta.meta.fitting import initial_start
 from vecmeta.meta.methods import method_of
 from vecmeta.meta.start import MetaConfig
 from vecmeta.meta.tasks import Notion, sample_task
-from vecmeta.meta.training import moved, outer_loss, outer_slopes, tensors_of, together
+from vecmeta.meta.training import outer_loss, outer_slopes, tensors_of, together
 
 
 class Step:
@@ -25,7 +25,7 @@ class Step:
             sample_task(notion, self.config, rng, ways=ways, shots=shots, kind="concepts", collection=items) for _ in range(tasks)
         ]
         self.method = method_of(method)
-        self.tasks = [moved(tensors_of(task, self.config, rng), device) for task in drawn]
+        self.tasks = [tensors_of(task, self.config, rng, device=device) for task in drawn]
         self.batch = together(self.tasks)
         self.params = {
             name: torch.tensor(value, device=device) for name, value in initial_start(method, self.config).tensors.items()

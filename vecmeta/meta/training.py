@@ -61,12 +61,12 @@ class Scores:
 
 
 def tensors_of(
-    task: Task, config: MetaConfig, rng: np.random.Generator, dtype: torch.dtype = torch.float32
+    task: Task, config: MetaConfig, rng: np.random.Generator, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> tuple[Support, Test]:
     """A task as tensors."""
     arrays = (task.x, task.y, np.ones(len(task.x)), task.taught, task.anchors)
-    test = Test(*(torch.as_tensor(np.asarray(a, np.float32), dtype=dtype) for a in arrays))
-    return support_of(task.support, task.statistics, config.inner_rows, rng, dtype=dtype), test
+    test = Test(*(torch.as_tensor(np.asarray(a, np.float32), dtype=dtype, device=device) for a in arrays))
+    return support_of(task.support, task.statistics, config.inner_rows, rng, device, dtype), test
 
 
 def together(tasks: Sequence[tuple[Support, Test]]) -> tuple[Support, Test]:
@@ -76,12 +76,6 @@ def together(tasks: Sequence[tuple[Support, Test]]) -> tuple[Support, Test]:
     sizes = {"y": (q, k)}
     stack = (torch.stack([padded(getattr(test, name), sizes.get(name, (q,))) for test in tests]) for name in Test._fields)
     return stacked([support for support, _ in tasks]), Test(*stack)
-
-
-def moved(task: tuple[Support, Test], device: str) -> tuple[Support, Test]:
-    """A task, or a batch of them, on that device."""
-    support, test = task
-    return Support(*(tensor.to(device) for tensor in support)), Test(*(tensor.to(device) for tensor in test))
 
 
 def outer_loss(method: Method, params: Params, support: Support, test: Test, config: MetaConfig) -> Tensor:
@@ -195,7 +189,7 @@ def meta_train(
     rng = np.random.default_rng(config.seed)
     with one_thread():
         held_out = [task for notion in validation for task in validation_tasks(notion, config)]
-        pool, known = _pool(notions, config, rng, progress)
+        pool, known = _pool(notions, config, rng, progress, device)
         state = _State(method, config, _digest(method, config, notions, validation), device)
         if checkpoint is not None:
             state.restore(checkpoint)
@@ -254,7 +248,7 @@ class _State:
         rate = self.config.learning_rate * (0.55 + 0.45 * np.cos(np.pi * (self.step + 1) / self.config.outer_steps))
         self.optimiser.param_groups[0]["lr"] = rate
         params = {name: leaf.detach().to(self.device) for name, leaf in self.leaves.items()}
-        slopes, loss = outer_slopes(learner, params, moved(together(tasks), self.device), self.config)
+        slopes, loss = outer_slopes(learner, params, together(tasks), self.config)
         for name, leaf in self.leaves.items():
             leaf.grad = slopes[name].detach().to(leaf.device)
         torch.nn.utils.clip_grad_norm_(list(self.leaves.values()), 1.0)
@@ -300,7 +294,7 @@ class _State:
 
 
 def _pool(
-    notions: Sequence[Notion], config: MetaConfig, rng: np.random.Generator, progress: Progress | None
+    notions: Sequence[Notion], config: MetaConfig, rng: np.random.Generator, progress: Progress | None, device: str
 ) -> tuple[list[tuple[Support, Test]], dict[str, Any]]:
     """The tasks that are practised on, and what their supports look like."""
     tasks = []
@@ -309,7 +303,7 @@ def _pool(
         if progress is not None:
             progress("tasks", place + 1, config.tasks)
     known = familiar([(task.support, task.statistics) for task in tasks])
-    return [tensors_of(task, config, rng) for task in tasks], known
+    return [tensors_of(task, config, rng, device=device) for task in tasks], known
 
 
 def _drawn(pool: Sequence[tuple[Support, Test]], config: MetaConfig, rng: np.random.Generator) -> list[int]:
