@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: no test may touch the network
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its threads write of one test's connection into what another says on stderr
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
