@@ -89,11 +89,18 @@ class Batcher(Generic[K, Asked, Answer]):
             begins = bool(self._queues) and self._idle > 0 and not self._called
             self._called = self._called or begins
         if begins:
-            # Not at once: what the loop has read from other connections meanwhile belongs to the same batch.
             loop.call_later(wait, self._start, loop) if wait else loop.call_soon(self._start, loop)
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop, seen: int = 0) -> None:
+        """Begin a batch, unless the loop has read requests since the last look, when `seen` waited: then more may come at once.
+
+        Whoever has just been answered asks again while others are still being answered, and a batch of two that waited meanwhile would
+        be in the way of the thirty who come back.
+        """
         with self._lock:
+            if seen < self._count < self._largest:
+                loop.call_soon(self._start, loop, self._count)
+                return
             self._called = False
             found = self._next()
         if found is None:
@@ -148,7 +155,6 @@ class Batcher(Generic[K, Asked, Answer]):
         """In the loop: give the answers of a batch, and begin the next one."""
         with self._lock:
             self._idle += 1
-        self._call(loop)
         if future.cancelled():  # the service stops
             for _, waiting in batch:
                 waiting.cancel()
@@ -160,6 +166,7 @@ class Batcher(Generic[K, Asked, Answer]):
                 waiting.set_exception(answer)
             else:
                 waiting.set_result(answer)
+        self._call(loop)
 
 
 def _in_loop(loop: asyncio.AbstractEventLoop, end: Callable[[Future[T]], None], future: Future[T]) -> None:

@@ -45,6 +45,7 @@ class Direct:
         self._gatekeeper = gatekeeper
         self._open: dict[_Reply, None] = {}  # who waits, longest first
         self._timer: asyncio.TimerHandle | None = None  # one for all of them
+        self._answered: list[_Reply] = []  # who has an answer that is not sent yet
 
     def suits(self, scope: Any) -> Asked | None:
         """What a request asks, of which the head is there, if it may be answered here."""
@@ -94,6 +95,19 @@ class Direct:
         """One waits no more."""
         self._open.pop(reply, None)
 
+    def answered(self, reply: _Reply, loop: asyncio.AbstractEventLoop) -> None:
+        """One has an answer. All of a batch are sent together: a client that is woken for each of them costs more than the answers."""
+        self._answered.append(reply)
+        if len(self._answered) == 1:
+            loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        replies, self._answered = self._answered, []
+        for reply in replies:
+            reply.send()
+        for reply in replies:
+            reply.sent()
+
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell those who have waited for too long. A timer of its own for each costs as much as to write the answer."""
         now, self._timer = time.perf_counter(), None
@@ -126,12 +140,13 @@ def _search_in(body: bytearray, dim: int) -> tuple[NDArray[np.float64], int, dic
 class _Reply:
     """One who waits for hits: writes them to the connection."""
 
-    __slots__ = ("_collection", "_connection", "_content", "_cycle", "_done", "_of", "begin")
+    __slots__ = ("_answer", "_collection", "_connection", "_content", "_cycle", "_done", "_id", "_of", "_status", "begin")
 
     def __init__(self, of: Direct, connection: Any, cycle: Any, collection: Collection, content: bool, begin: float) -> None:
         self._of, self._connection, self._cycle = of, connection, cycle
         self._collection, self._content, self.begin = collection, content, begin
         self._done = False
+        self._answer, self._status, self._id = b"", 0, b""
         of.opened(self, connection.loop)
 
     def done(self) -> bool:
@@ -163,30 +178,37 @@ class _Reply:
         self._connection.transport.close()
 
     def _write(self, status: int, content: bytes, headers: Any) -> None:
-        cycle, connection = self._cycle, self._connection
-        if cycle.disconnected:
-            self._end(WENT_AWAY)
         if self._done:
             return
-        request_id = request_id_of(cycle.scope)
+        self._finish()
+        cycle, request_id = self._cycle, request_id_of(self._cycle.scope)
         lines = [STATUS_LINE[status]]
         for name, value in (*cycle.default_headers, *headers, *headers_of(request_id)):
             lines += (name, b": ", value, b"\r\n")
         if not cycle.keep_alive:
             lines.append(b"connection: close\r\n")
-        connection.transport.write(b"%scontent-length: %d\r\n\r\n%s" % (b"".join(lines), len(content), content))
+        self._answer = b"%scontent-length: %d\r\n\r\n%s" % (b"".join(lines), len(content), content)
+        self._status, self._id = status, request_id
+        self._of.answered(self, self._connection.loop)
+
+    def send(self) -> None:
+        """Give the answer to the system."""
+        cycle, transport = self._cycle, self._connection.transport
+        if cycle.disconnected:
+            self._status = WENT_AWAY
+            return
+        transport.write(self._answer)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
-            connection.transport.close()
-        self._end(status, request_id)
-        connection.on_response_complete()
+            transport.close()
 
-    def _end(self, status: int, request_id: bytes | None = None) -> None:
-        if not self._done:
-            self._finish()
-            scope = self._cycle.scope
-            scope["route"] = self._of.route
-            self._of.ledger.enter(scope, request_id or request_id_of(scope), status, time.perf_counter() - self.begin)
+    def sent(self) -> None:
+        """The answer is with the system: it is entered, and the connection may go on."""
+        scope = self._cycle.scope
+        scope["route"] = self._of.route
+        self._of.ledger.enter(scope, self._id, self._status, time.perf_counter() - self.begin)
+        if self._status != WENT_AWAY:
+            self._connection.on_response_complete()
 
     def _finish(self) -> None:
         self._done = True

@@ -72,6 +72,25 @@ def test_what_waits_meanwhile_is_one_batch_in_order(pool: ThreadPoolExecutor) ->
     run(test)
 
 
+def test_who_was_answered_and_asks_again_at_once_goes_with_those_who_waited(pool: ThreadPoolExecutor) -> None:
+    async def test() -> None:
+        gate = Gate()
+        batcher = Batcher(gate.work, pool, largest=100)
+
+        async def twice(first: int, second: int) -> int:
+            await batcher.ask("a", first)
+            return await batcher.ask("a", second)
+
+        tasks = [asyncio.create_task(twice(1, 3)), asyncio.create_task(twice(1, 4))]
+        await busy(gate)
+        waits = await asked(batcher, "a", 2)
+        gate.open.set()
+        assert await asyncio.gather(*tasks, *waits) == [6, 8, 4]
+        assert gate.batches == [("a", [1, 1]), ("a", [2, 3, 4])]
+
+    run(test)
+
+
 def test_what_comes_in_one_turn_of_the_loop_is_one_batch(pool: ThreadPoolExecutor) -> None:
     async def test() -> None:
         gate = Gate()

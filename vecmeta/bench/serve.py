@@ -32,12 +32,14 @@ NAME = "bench"
 BODIES = 1000  # different queries; wrk sends them round and round
 WARM = 3  # seconds of load before what is measured
 _LUA = """
-local bodies = {}
-for line in io.lines("BODIES") do bodies[#bodies + 1] = line end
-local next = 0
+local requests, next = {}, 0
+init = function()
+  local headers = {["Host"] = wrk.host .. ":" .. wrk.port, ["Content-Type"] = "application/json", ["Authorization"] = "Bearer KEY"}
+  for line in io.lines("BODIES") do requests[#requests + 1] = wrk.format("POST", wrk.path, headers, line) end
+end
 request = function()
-  next = next % #bodies + 1
-  return wrk.format("POST", wrk.path, {["Content-Type"] = "application/json", ["Authorization"] = "Bearer KEY"}, bodies[next])
+  next = next % #requests + 1
+  return requests[next]
 end
 done = function(summary, latency, requests)
   local failed = summary.errors.status + summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout
