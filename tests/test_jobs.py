@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 import vecmeta as vm
 from tests.conftest import Clusters
 from vecmeta.catalogue import sqlite
-from vecmeta.catalogue.jobs import ATTEMPTS, RUNNING, Claim
+from vecmeta.catalogue.jobs import ATTEMPTS, RUNNING, Claim, JobStore
 from vecmeta.cli import program
 from vecmeta.jobs import MAX_DELAY
 from vecmeta.worker import Worker
@@ -544,25 +544,21 @@ def test_enough_judgements_start_an_adaptation(db: vm.Database, c: vm.Collection
     assert given(db, 5) is None
 
 
-def test_further_feedback_puts_it_off_but_not_for_ever(db: vm.Database, c: vm.Collection) -> None:
+def test_further_feedback_puts_it_off_but_not_for_ever(
+    db: vm.Database, c: vm.Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = db.jobs.store.now()
+    monkeypatch.setattr(JobStore, "now", lambda _: moment)
     c.set_policy(vm.Policy(auto_adapt=1, debounce=0.1))
     first = given(db, 1)
     assert first is not None
-    assert first.due - first.created == timedelta(seconds=0.1)
-    time.sleep(0.04)
-    second = db.jobs.feedback_given("c")
-    assert second is not None
-    assert (second.id, second.joined) == (first.id, 1)
-    assert second.due >= first.due + timedelta(seconds=0.03)
-    last = second
-    while datetime.now(UTC) < first.created + timedelta(seconds=1.3):
-        time.sleep(0.02)
+    assert first.created == moment
+    for n in range(1, 25):
+        moment += timedelta(seconds=0.04)
         told = db.jobs.feedback_given("c")
         assert told is not None
-        assert told.id == first.id
-        assert told.due >= last.due
-        last = told
-    assert timedelta(seconds=0.8) < last.due - first.created <= timedelta(seconds=1)
+        assert (told.id, told.joined) == (first.id, n)
+        assert told.due == min(moment + timedelta(seconds=0.1), first.created + timedelta(seconds=1))
 
 
 # -- the command

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,9 @@ from vecmeta.catalogue.items import Page
 from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.meta.head import CHUNK, IdentityHead, Memory, MemoryHead, Projector
 from vecmeta.meta.projecting import projector
+from vecmeta.shelves import files
 from vecmeta.types import Vectors
+from vecmeta.worker import Worker
 
 
 @pytest.fixture
@@ -113,6 +116,55 @@ def test_another_process_makes_it_anew_too(
         assert index_of(c).pending == 400
         c.settle()
         assert graph_of(c) == (400, 0)
+        agrees(c, clusters)
+
+
+@pytest.mark.parametrize("writes", [1, 3, 100])
+def test_an_index_that_is_opened_while_others_write_keeps_its_graph(
+    linked: vm.Collection, clusters: Clusters, db: vm.Database, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """What is in the index and what is in the catalogue are compared at one revision, not one after the other."""
+    linked.close()
+    catch_up, written = files.FileShelf.catch_up, iter(range(writes))
+    with vm.open(db.url, device="cpu") as other:
+        c = other.collection("clusters")
+
+        def and_then_somebody_writes(shelf: files.FileShelf, *given: object) -> bool:
+            done = catch_up(shelf, *given)  # type: ignore[arg-type]
+            number = next(written, None) if shelf is c._servings._shelf else None
+            if number is not None:
+                linked.add_vectors([f"late {number}"], clusters.x[number][None])
+            return done
+
+        monkeypatch.setattr(files.FileShelf, "catch_up", and_then_somebody_writes)
+        assert graph_of(c)[0] == 400
+        for _ in written:
+            pass
+        c.search(clusters.x[0], 1)
+        assert len(index_of(c)) == 400 + min(writes, len(linked._items.keys()) - 400)
+        agrees(c, clusters)
+
+
+def test_a_worker_links_what_waits_once_a_job_is_done(linked: vm.Collection, clusters: Clusters, db: vm.Database) -> None:
+    linked.close()
+    stop = threading.Event()
+    with vm.open(db.url, device="cpu") as other:
+        c = other.collection("clusters")
+        worker = threading.Thread(target=lambda: Worker(other).run(stop))
+        worker.start()
+        try:
+            for round in range(3):
+                linked.add_vectors([f"late {round} {n}" for n in range(10)], clusters.x[10 * round : 10 * round + 10])
+                job = other.jobs.submit("clusters", params={"seed": round, "strength": 0.5})
+                assert other.jobs.wait(job.id, 30).state == "live"
+                end = time.monotonic() + 20
+                while graph_of(c) != (410 + 10 * round, 0):
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+        finally:
+            stop.set()
+            worker.join(30)
+        assert c._servings.answering == 3
         agrees(c, clusters)
 
 

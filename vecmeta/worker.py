@@ -82,6 +82,8 @@ class Worker:
                 continue
             if claim is not None:
                 self._work(claim, stop, grace, told)
+                if not once:
+                    self._tend(claim.collection, stop)
             elif idle and once:
                 return
             else:
@@ -124,6 +126,29 @@ class Worker:
         if self._written(claim, state, report, error) and told is not None:
             with suppress(JobNotFound):  # its collection was dropped this very moment
                 told(self._db.jobs.get(claim.id))
+
+    def _tend(self, name: str, stop: threading.Event) -> None:
+        """Link what a collection has to link, until that is done or a job is due.
+
+        The next version has the links that this process knows of, and what else there is is scored row by row until it is linked: where
+        much is written and nobody searches here, that would be more with every version.
+        """
+        looked = time.monotonic()
+
+        def progress(*_: object) -> None:
+            nonlocal looked
+            now = time.monotonic()
+            late = now - looked >= IDLE
+            looked = now if late else looked
+            if stop.is_set() or (late and self._store.look(self._store.now())[0]):
+                raise Cancelled("there is other work")
+
+        try:
+            self._db.collection(name).settle(progress)
+        except VecmetaError:
+            pass  # whoever needs it meets it again
+        except Exception:
+            _log.exception("linking what waits in the collection %r", name)
 
     def _adapt(self, claim: Claim, pulse: _Pulse) -> Report:
         collection = self._db.collection(claim.collection)

@@ -20,6 +20,8 @@ from vecmeta.serving import Serving
 from vecmeta.shelves.protocol import Source, Under
 from vecmeta.types import Progress
 
+COUNTED = 20  # times that an index which was read from files is caught up and counted, where others write meanwhile
+
 
 class FileShelf:
     """See `vecmeta.shelves.protocol`."""
@@ -43,11 +45,23 @@ class FileShelf:
                 serving.index, serving.revision, serving.sound = found, manifest.revision, found.linked
         before = serving.revision
         catch_up(serving)
-        if before and len(serving.index) != self._items.count():
+        if before and not self._fits(serving, catch_up):
             warnings.warn(f"the index files in {self.files(number)} do not fit the catalogue; rebuilding", stacklevel=2)
             serving = Serving(number, head, self._open_index(), 0, encoder)
             catch_up(serving)
         return serving
+
+    def _fits(self, serving: Serving, catch_up: Callable[[Serving], None]) -> bool:
+        """Whether it holds as many items as the catalogue, both at the same revision: others may write at this moment.
+
+        Where somebody does each time, it is given the benefit of the doubt.
+        """
+        for _ in range(COUNTED):
+            count = self._items.count()
+            if self._items.revision() == serving.revision:
+                return len(serving.index) == count
+            catch_up(serving)
+        return True
 
     def built(self, source: Source, live: VectorIndex | None, progress: Progress | None) -> tuple[Serving, Reindexed]:
         """In memory, with the graph of the live version where it has one."""
