@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vecmeta.meta.head import Memory
+from vecmeta.meta.head import Memory, softmax
 from vecmeta.meta.losses import NEVER
-from vecmeta.meta.support import Facts, Params, Support
+from vecmeta.meta.support import Facts, Params, Support, directions
 
 HOPS = 3  # how far labels travel from cluster to cluster
 # Judgements per concept at which rows are drawn to their own clusters half as far as they ever are. With few, nothing says whether the
@@ -58,25 +58,59 @@ def slots_of(p: Params, support: Support, facts: Facts, keys: Tensor, dials: Dia
     return keys / (p["t"] + d_t).exp(), torch.where(support.concepts > 0, bias, NEVER), shift
 
 
-def assemble(p: Params, support: Support, facts: Facts, ties: Ties, keys: Tensor, values: Tensor, dials: Dials) -> Memory:
-    """A memory of C + B slots from unit keys (C, dim) and values (C, dim) of the concepts.
+class Parts(NamedTuple):
+    """What a memory is put together from, and what moves rows by itself where few of them ask."""
+
+    keys: Tensor  # (C, dim) of the concepts, divided by their temperature
+    bias: Tensor  # (C,)
+    values: Tensor  # (C, dim)
+    crowd: Tensor  # (B,) biases of the clusters
+    logits: Tensor  # (C, B) of the clusters at the concepts
+    passed: Tensor  # (C, B) how much of a cluster's share goes on to each concept
+    drawn: Tensor  # (B,) how far a cluster draws rows to itself
+
+
+def parts_of(p: Params, support: Support, facts: Facts, ties: Ties, keys: Tensor, values: Tensor, dials: Dials) -> Parts:
+    """From unit keys (C, dim) and values (C, dim) of the concepts.
 
     A concept's logit and scale depend on how many judgements it has and how tight they lie, as far as meta-training found that to help.
     """
     d_eta, d_s = dials.common[2] + p["eta_number"] * facts.shots, dials.common[3]
     slots, biases, shift = slots_of(p, support, facts, keys, dials)
-    claims = propagated(p, facts, ties, slots, biases, shift) * support.clusters[:, None]  # (B, C)
-    passed = torch.sigmoid(p["eta"] + d_eta) * claims  # (B, C)
+    logits = slots @ facts.background.T + biases[:, None]  # (C, B)
+    claims = propagated(p, ties, logits, shift) * support.clusters  # (C, B)
+    passed = torch.sigmoid(p["eta"] + d_eta) * claims  # (C, B)
     scale = p["s"] * torch.exp(p["s_number"] * facts.number.log() + p["s_tight"] * facts.tight + dials.scale + d_s)  # (C,)
-    scaled = (scale * support.concepts)[:, None] * values  # (C, dim)
-    kept = 1 - passed.sum(1, keepdim=True)  # (B, 1)
     many = facts.shots.exp()
-    drawn = p["s_b"] * many / (many + HALF_DRAWN)
+    return Parts(
+        keys=slots,
+        bias=biases,
+        values=(scale * support.concepts)[:, None] * values,
+        crowd=torch.where(support.clusters > 0, _crowd(p, support) + shift, NEVER),
+        logits=logits,
+        passed=passed,
+        drawn=p["s_b"] * many / (many + HALF_DRAWN) * (1 - passed.sum(0)),
+    )
+
+
+def moved(parts: Parts, background: Tensor, x: Tensor, at_concepts: Tensor, at_clusters: Tensor) -> Tensor:
+    """`vecmeta.meta.head.forward` of centred rows (n, dim) with known logits (n, C), and (n, B) without biases: -> (n, dim) unit rows.
+
+    Slots of clusters are never written out: of (B, dim) numbers there are more than of all else.
+    """
+    w = softmax(torch, torch.cat((at_concepts, at_clusters + parts.crowd), 1))  # (n, C + B)
+    concepts, clusters = w.split((at_concepts.shape[1], at_clusters.shape[1]), 1)
+    return directions(x + (concepts + clusters @ parts.passed.T) @ parts.values + (clusters * parts.drawn) @ background)
+
+
+def assemble(p: Params, support: Support, facts: Facts, ties: Ties, keys: Tensor, values: Tensor, dials: Dials) -> Memory:
+    """A memory of C + B slots from unit keys (C, dim) and values (C, dim) of the concepts."""
+    parts = parts_of(p, support, facts, ties, keys, values, dials)
     return Memory(
-        keys=torch.cat((slots, facts.background / p["tb"].exp())),
-        bias=torch.cat((biases, torch.where(support.clusters > 0, _crowd(p, support) + shift, NEVER))),
-        values=torch.cat((scaled, passed @ scaled + drawn * kept * facts.background)),
-        taught=torch.cat((support.concepts, passed.sum(1))),
+        keys=torch.cat((parts.keys, facts.background / p["tb"].exp())),
+        bias=torch.cat((parts.bias, parts.crowd)),
+        values=torch.cat((parts.values, parts.passed.T @ parts.values + parts.drawn[:, None] * facts.background)),
+        taught=torch.cat((support.concepts, parts.passed.sum(0))),
         share=torch.sigmoid(p["c"]),
     )
 
@@ -91,30 +125,30 @@ class Ties(NamedTuple):
     highest: Tensor  # (B,) the greatest logits
 
 
-def ties_of(p: Params, support: Support, facts: Facts) -> Ties:
-    """A cluster itself is left out of what it is compared with."""
-    own = torch.eye(len(facts.background), dtype=torch.bool, device=facts.background.device)
+def ties_of(p: Params, support: Support, gram: Tensor) -> Ties:
+    """From the inner products of the clusters, (B, B). A cluster itself is left out of what it is compared with."""
+    own = torch.eye(len(gram), dtype=torch.bool, device=gram.device)
     biases = torch.where(support.clusters > 0, _crowd(p, support), NEVER)  # (B,)
-    logits = (facts.background @ facts.background.T / p["tb"].exp() + biases).masked_fill(own, NEVER)  # (B, B)
+    logits = (gram / p["tb"].exp() + biases).masked_fill(own, NEVER)  # (B, B)
     highest = logits.detach().amax(1)  # it cancels out, so no gradient goes through it
     weights = (logits - highest[:, None]).exp().masked_fill(own, 0.0)  # also where there is no other one
     return Ties(weights, weights.sum(1), highest)
 
 
-def propagated(p: Params, facts: Facts, ties: Ties, slots: Tensor, biases: Tensor, shift: Tensor) -> Tensor:
-    """How much each cluster belongs to each concept: -> (B, C).
+def propagated(p: Params, ties: Ties, logits: Tensor, shift: Tensor) -> Tensor:
+    """How much each cluster belongs to each concept: -> (C, B).
 
-    ``slots`` (C, dim) and ``biases`` (C,) are the concepts'; ``shift`` () is what the dials add to the biases of clusters.
+    ``logits`` (C, B) are those of the clusters at the concepts; ``shift`` () is what the dials add to the biases of clusters. Concepts come
+    first, because products of a few rows with a square take half the time of those of a square with a few columns.
     """
-    logits = facts.background @ slots.T + biases  # (B, C)
-    level = torch.maximum(logits.amax(1), ties.highest + shift).detach()  # (B,)
-    near, others = (logits - level[:, None]).exp(), (ties.highest + shift - level).exp()  # (B, C), (B,)
-    whole = near.sum(1) + others * ties.total  # (B,)
-    near = near / whole[:, None]
-    along = (torch.sigmoid(p["hop"]) * others / whole)[:, None]
+    level = torch.maximum(logits.amax(0), ties.highest + shift).detach()  # (B,)
+    near, others = (logits - level).exp(), (ties.highest + shift - level).exp()  # (C, B), (B,)
+    whole = near.sum(0) + others * ties.total  # (B,)
+    near = near / whole
+    along = torch.sigmoid(p["hop"]) * others / whole  # (B,)
     claims = near
     for _ in range(HOPS):
-        claims = near + along * (ties.weights @ claims)
+        claims = near + along * (claims @ ties.weights.T)
     return claims
 
 

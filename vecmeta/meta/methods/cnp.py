@@ -60,7 +60,8 @@ def memory(start: Params, support: Support, config: MetaConfig) -> Memory:
     )
     keys = directions((weight * inside).T @ facts.x)  # (C, dim)
     dials = Dials(said[:, 0], said[:, 1].tanh(), support.mean.new_zeros(4))
-    return assemble(start, support, facts, ties_of(start, support, facts), keys, keys, dials)
+    ties = ties_of(start, support, facts.background @ facts.background.T)
+    return assemble(start, support, facts, ties, keys, keys, dials)
 
 
 def _read(support: Support, facts: Facts) -> tuple[Tensor, Tensor, Tensor]:

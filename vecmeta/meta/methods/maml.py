@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vecmeta.meta import attention
-from vecmeta.meta.attention import Dials, Ties, assemble, no_dials, numbers
-from vecmeta.meta.head import Memory, forward, softmax
+from vecmeta.meta.attention import Dials, Ties, assemble, moved, no_dials, numbers, parts_of
+from vecmeta.meta.head import Memory
 from vecmeta.meta.losses import NEVER, contrastive, pairs
 from vecmeta.meta.slopes import slopes
 from vecmeta.meta.start import MetaConfig
@@ -54,6 +54,9 @@ class Keys(NamedTuple):
     part: Tensor  # (N, C): how much of that is in them because of the row
     share: Tensor  # (): of the ridge direction in a key
     ties: Ties  # of the clusters
+    far: Tensor  # (F,) clusters that stand in the denominators of the inner loss, as far as there are so many:
+    there: Tensor  # (F,) bool
+    at_clusters: Tensor  # (N + F, B) logits of the judged rows and of those clusters at all clusters, without biases
 
 
 def initial(config: MetaConfig) -> Mapping[str, NDArray[np.float32]]:
@@ -97,21 +100,32 @@ def closed_form(p: Params, support: Support, facts: Facts) -> Keys:
 
     In the dual: with rows A (N + B, dim) of weights w, targets Y, alpha = (A A' + lambda diag(1/w))^-1 Y and W = A' alpha.
     """
-    ties = attention.ties_of(p, support, facts)
-    slots = attention.slots_of(p, support, facts, directions(facts.sums), no_dials(support))
-    claims = attention.propagated(p, facts, ties, *slots)
+    n, a = len(support.rows), torch.cat((facts.x, facts.background))  # (N + B, dim)
+    gram = a @ a.T
+    ties = attention.ties_of(p, support, gram[n:, n:])
+    slots, biases, shift = attention.slots_of(p, support, facts, directions(facts.sums), no_dials(support))
+    claims = attention.propagated(p, ties, slots @ facts.background.T + biases[:, None], shift)  # (C, B)
     there = torch.cat((support.rows, support.clusters))  # (N + B,)
-    a = torch.cat((facts.x, facts.background))  # (N + B, dim)
     judged = facts.positive - p["neg"].exp() * (-support.y).clamp(min=0)
-    y = torch.cat((judged, claims))  # (N + B, C)
+    y = torch.cat((judged, claims.T))  # (N + B, C)
     weight = torch.cat((torch.ones_like(support.rows), p["wb"].exp().expand(len(support.clusters))))
     y = (y - (weight * there) @ y / (weight * there).sum()) * there[:, None]
-    n = len(support.rows)
-    root = torch.linalg.cholesky(a @ a.T + torch.diag(p["lam"].exp() / weight))  # (N + B, N + B)
+    ridge = torch.diagonal_scatter(gram, gram.diagonal() + p["lam"].exp() / weight)
+    root = torch.linalg.cholesky(ridge)  # (N + B, N + B)
     solved = torch.cholesky_solve(torch.cat((torch.eye(len(a), n, dtype=a.dtype, device=a.device), y), 1), root)
     inverse, alpha = solved[:, :n], solved[:, n:]  # the columns (N + B, N) of the judged rows, and (N + B, C)
     share = (p["om"] + p["om_number"] * facts.shots).exp()
-    return Keys(facts.sums, alpha.T @ a, inverse.T @ a, alpha[:n] / inverse[:n].diagonal()[:, None], share, ties)
+    part = alpha[:n] / inverse[:n].diagonal()[:, None]
+    far, known = _far(support)
+    at_clusters = torch.cat((gram[:n, n:], gram[n:, n:][far])) / p["tb"].exp()
+    return Keys(facts.sums, alpha.T @ a, inverse.T @ a, part, share, ties, far, known, at_clusters)
+
+
+def _far(support: Support) -> tuple[Tensor, Tensor]:
+    """Every so many of the clusters that are there, (F,), and which of those there are; by the mask, or padding would change which."""
+    most, count = len(support.clusters), support.clusters.sum()
+    places = torch.arange(min(FAR_MOST, most), device=count.device) * torch.ceil(count / FAR_MOST)
+    return places.clamp(max=most - 1).long(), places < count
 
 
 def mixed(share: Tensor, sums: Tensor, ridge: Tensor) -> Tensor:
@@ -147,22 +161,17 @@ def left_out(facts: Facts, found: Keys, shift: Tensor) -> Tensor:
 
 def inner_loss(fast: tuple[Tensor, ...], p: Params, support: Support, facts: Facts, found: Keys, k: Tensor, v: Tensor) -> Tensor:
     """What the inner loop lowers: the contrastive loss of the judged rows, each placed as though it had not been judged. -> ()."""
-    memory = assemble(p, support, facts, found.ties, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
-    concepts = len(support.concepts)
-    cosines = left_out(facts, found, fast[0]) / (p["t"] + fast[4][0] + p["t_number"] * facts.shots).exp()
-    logits = torch.cat((cosines, facts.x @ memory.keys[concepts:].T), 1) + memory.bias  # (N, C + B)
-    z = directions(facts.x + softmax(torch, logits) @ memory.values)  # (N, dim)
-    # every so many of the clusters that are there; counted by the mask, or padding would change which
-    count = support.clusters.sum()
-    places = torch.arange(min(FAR_MOST, len(support.clusters)), device=count.device) * torch.ceil(count / FAR_MOST)  # (F,)
-    far = forward(torch, memory, facts.background[places.clamp(max=len(support.clusters) - 1).long()])[0]  # (F, dim)
+    n, parts = len(support.rows), parts_of(p, support, facts, found.ties, directions(k + fast[0]), v + fast[1], Dials(*fast[2:]))
+    own = left_out(facts, found, fast[0]) / (p["t"] + fast[4][0] + p["t_number"] * facts.shots).exp() + parts.bias  # (N, C)
+    asking = torch.cat((facts.x, facts.background[found.far]))  # (N + F, dim)
+    z = moved(parts, facts.background, asking, torch.cat((own, parts.logits[:, found.far].T)), found.at_clusters)
     tau = p["tau_in"].exp()
     together, apart = pairs(support.y * support.rows[:, None])
     return contrastive(
-        z,
+        z[:n],
         together,
         tau,
         boost=torch.log1p(p["neg"].exp() * apart),
-        far=torch.where(places < count, z @ far.T / tau + p["far"], NEVER),
+        far=torch.where(found.there, z[:n] @ z[n:].T / tau + p["far"], NEVER),
         rows=support.rows > 0,
     )
