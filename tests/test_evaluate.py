@@ -72,6 +72,19 @@ def test_log_rank_by_hand() -> None:
     assert np.isnan(log_rank(scores, relevant & False)[0])
 
 
+@pytest.mark.parametrize("block", [1, 1000, 1 << 24])
+def test_log_rank_by_counting(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 20, size=(15, 40)).astype(np.float32)  # many are equal
+    scores[rng.random(scores.shape) < 0.2] = -np.inf
+    relevant = rng.random(scores.shape) < 0.15
+    relevant[4] = False
+    monkeypatch.setattr("vecmeta.evaluate._BLOCK", block)
+    for found, row, wanted in zip(log_rank(scores, relevant), scores, relevant, strict=True):
+        ranks = [1 + sum(row[i] > row[item] for i in range(40) if not wanted[i]) for item in np.flatnonzero(wanted)]
+        np.testing.assert_allclose(found, np.mean(np.log2(ranks)) if ranks else np.nan)
+
+
 def test_nearest_and_overlap_by_sorting() -> None:
     found = nearest(CORPUS, np.array([3, 7]), 5)
     for row, neighbours in zip((3, 7), found, strict=True):

@@ -78,7 +78,7 @@ class Contents:
         """(q, dim) base vectors of queries of any kind; those with contents are encoded together. Raises ItemNotFound for a missing Id."""
         if all(isinstance(query, np.ndarray) and query.shape == (self._row.dim,) for query in queries) and len(queries) > 1:
             with suppress(InvalidVector):  # below, one by one, it is found which
-                return unit_rows(np.stack(queries), self._row.dim, what="query")  # type: ignore[arg-type]
+                return unit_rows(np.array(queries), self._row.dim, what="query")
         out = np.empty((len(queries), self._row.dim), dtype=np.float32)
         contents: dict[int, Content] = {}
         ids: dict[int, str] = {}

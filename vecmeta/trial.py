@@ -105,12 +105,11 @@ def measure(
 
 def quality(vectors: Vectors, fold: Fold, ranked: Mask) -> Floats:
     """`log_rank` of a fold's rankings of the judged rows in `ranked` and all unlabelled ones; the asking row is left out."""
-    judged = len(ranked)
-    corpus = np.concatenate((np.flatnonzero(ranked), np.arange(judged, len(vectors))))
-    scores = vectors[fold.asked] @ vectors[corpus].T
-    scores[fold.asked[:, None] == corpus[None, :]] = -np.inf
+    scores = vectors[fold.asked] @ vectors.T  # (q, n)
+    scores[:, np.flatnonzero(~ranked)] = -np.inf
+    scores[np.arange(len(scores)), fold.asked] = -np.inf
     relevant = np.zeros(scores.shape, bool)
-    relevant[:, : int(ranked.sum())] = fold.relevant[:, ranked]
+    relevant[:, : len(ranked)] = fold.relevant & ranked
     return log_rank(scores, relevant)
 
 
