@@ -47,9 +47,8 @@ def reindexed(
     """
     fork = None if source is None else source.fork()
     index = empty() if fork is None else fork
-    seen = [np.empty(0, np.int64)]
+    seen, done = [np.empty(0, np.int64)], 0
     with items.changes(0) as changes:
-        done = 0
         for page in projected(head, changes.pages):
             index.fill(page.keys, page.vectors)
             seen.append(page.keys)
@@ -58,7 +57,8 @@ def reindexed(
                 progress("building", done, changes.changed)
     if fork is None:
         return Reindexed(index, changes.revision, "built", None)
-    index.remove(np.setdiff1d(index.keys(), np.concatenate(seen)))
+    if len(index) > done:  # some were deleted that the graph still has
+        index.remove(np.setdiff1d(index.keys(), np.concatenate(seen)))
     measured = recall_of(index)
     if measured < FLOOR:
         index.wear()
