@@ -17,6 +17,7 @@ import vecmeta as vm
 from tests.conftest import Clusters, index_files
 from vecmeta import reindex, serving, threads, upkeep
 from vecmeta.catalogue.items import Page
+from vecmeta.index import store
 from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.meta.head import CHUNK, IdentityHead, Memory, MemoryHead, Projector
 from vecmeta.meta.projecting import projector
@@ -142,6 +143,27 @@ def test_an_index_that_is_opened_while_others_write_keeps_its_graph(
             pass
         c.search(clusters.x[0], 1)
         assert len(index_of(c)) == 400 + min(writes, len(linked._items.keys()) - 400)
+        agrees(c, clusters)
+
+
+def test_files_that_were_written_a_moment_ago_are_not_too_new(
+    linked: vm.Collection, clusters: Clusters, db: vm.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process adds items and writes its files between the look at the catalogue and the look at the files."""
+    load = store.load
+
+    def after_somebody_wrote(folder: Path) -> object:
+        monkeypatch.setattr(store, "load", load)
+        linked.add_vectors(["late"], clusters.x[:1])
+        linked.settle()
+        linked.close()
+        return load(folder)
+
+    linked.search(clusters.x[0], 1)
+    monkeypatch.setattr(store, "load", after_somebody_wrote)
+    with vm.open(db.url, device="cpu") as other:
+        c = other.collection("clusters")
+        assert graph_of(c) == (401, 0)
         agrees(c, clusters)
 
 

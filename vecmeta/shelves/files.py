@@ -32,7 +32,7 @@ class FileShelf:
         self._items, self._under, self._open_index, self.folder = items, under, open_index, folder
 
     def opened(
-        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None],
+        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None],  # noqa: ARG002
         go_on: Callable[[], None],  # noqa: ARG002  # nobody else builds it
     ) -> Serving:  # fmt: skip
         """Read from its files, or built from the base vectors when they are missing, damaged or of another head or encoder."""
@@ -41,7 +41,7 @@ class FileShelf:
         if loaded is not None:
             found, manifest = loaded
             ours = found.kind == serving.index.kind and manifest.extra.get("head") == serving.fingerprint
-            if ours and manifest.revision <= revision:
+            if ours and manifest.revision <= self._items.revision():  # as it is now: they may have been written a moment ago
                 serving.index, serving.revision, serving.sound = found, manifest.revision, found.linked
         before = serving.revision
         catch_up(serving)
