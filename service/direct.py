@@ -146,7 +146,6 @@ class _Reply:
         self._of, self._connection, self._cycle = of, connection, cycle
         self._collection, self._content, self.begin = collection, content, begin
         self._done = False
-        self._answer, self._status, self._id = b"", 0, b""
         of.opened(self, connection.loop)
 
     def done(self) -> bool:

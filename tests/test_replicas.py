@@ -190,7 +190,7 @@ def test_how_soon_a_replica_follows(postgres_url: str, tmp_path: Path, index: st
     live_after = max(before for before, _ in took)
     kind = index.partition(":")[0]
     print(f"\n{kind}: activate {live_after:.2f} s at most; followed after {follow[4]:.2f} s (median), {follow[-1]:.2f} s at most")
-    assert follow[4] < 1  # the median: a busy machine may hold one of them up
+    assert follow[-1] < 1
 
 
 # -- killed ----------------------------------------------------------------------------------------------------------------------

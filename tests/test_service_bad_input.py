@@ -457,7 +457,7 @@ def test_408_a_body_that_does_not_come(running: Running) -> None:
     answer = answer_of(running.raw(head(running, Content_Length="100") + b'{"vec'))
     refused(answer, 408, "timeout")
     assert answer.headers["connection"] == "close"
-    assert 0.9 < time.monotonic() - begin < 20
+    assert 0.9 < time.monotonic() - begin < 4
 
 
 @pytest.mark.parametrize("path", ["/v1/collections/points/search", "/v1/collections/points/items/stream"])

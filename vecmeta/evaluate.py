@@ -102,7 +102,7 @@ def log_rank(scores: Vectors, relevant: Mask) -> Floats:
     """
     asking, wanted = np.nonzero(relevant)
     ranks = np.empty(len(asking))
-    step = max(1, _BLOCK // 4 // max(1, scores.shape[1]))
+    step = max(1, _BLOCK // max(1, scores.shape[1]))
     for start in range(0, len(asking), step):
         row = asking[start : start + step]
         own = scores[row, wanted[start : start + step]]

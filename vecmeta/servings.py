@@ -305,7 +305,7 @@ class Servings:
             del self._held[next(number for number, held in self._held.items() if held not in (serving, self._answering))]
 
     def _opened(self, number: int, state: State) -> Serving:
-        serving = self._shelf.opened(number, *self._version(number), state.revision, self._catch_up, self._opener.go_on)
+        serving = self._shelf.opened(number, *self._version(number), self._catch_up, self._opener.go_on)
         if number == state.live:
             self._shelf.live(number)
         return serving

@@ -81,8 +81,8 @@ class Worker:
                 stop.wait(1.0)
                 continue
             if claim is not None:
-                self._work(claim, stop, grace, told)
-                if not once:
+                state = self._work(claim, stop, grace, told)
+                if state == "live" and not once:
                     self._tend(claim.collection, stop)
             elif idle and once:
                 return
@@ -99,7 +99,8 @@ class Worker:
             return self._store.claim(self.name), not self._suspects
         return (self._store.claim(self.name) if due else None), not silent
 
-    def _work(self, claim: Claim, stop: threading.Event, grace: float, told: Callable[[Job], None] | None) -> None:
+    def _work(self, claim: Claim, stop: threading.Event, grace: float, told: Callable[[Job], None] | None) -> JobState:
+        """Do a job; what became of it."""
         pulse = _Pulse(self._store, claim, stop, grace, self._lease / 5)
         state: JobState = "failed"
         report: Report | None = None
@@ -126,6 +127,7 @@ class Worker:
         if self._written(claim, state, report, error) and told is not None:
             with suppress(JobNotFound):  # its collection was dropped this very moment
                 told(self._db.jobs.get(claim.id))
+        return state
 
     def _tend(self, name: str, stop: threading.Event) -> None:
         """Link what a collection has to link, until that is done or a job is due.

@@ -50,12 +50,14 @@ def numbers(values: dict[str, float]) -> dict[str, NDArray[np.float32]]:
     return {name: np.asarray(value, np.float32) for name, value in values.items()}
 
 
-def slots_of(p: Params, support: Support, facts: Facts, keys: Tensor, dials: Dials) -> tuple[Tensor, Tensor, Tensor]:
-    """Of concepts with unit keys (C, dim): slots (C, dim), the keys divided by their temperature; biases (C,); what clusters' gain, ()."""
+def slots_of(p: Params, support: Support, facts: Facts, keys: Tensor, dials: Dials) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of concepts with unit keys (C, dim): slots (C, dim), the keys divided by their temperature; biases (C,); the logits of the clusters
+    at them, (C, B); what the biases of clusters gain, ()."""
     d_t = dials.common[0] + p["t_number"] * facts.shots
     bias = p["b_number"] * facts.number.log() + p["b_tight"] * facts.tight + dials.bias  # (C,)
     shift = dials.common[1] + p["o_number"] * facts.shots
-    return keys / (p["t"] + d_t).exp(), torch.where(support.concepts > 0, bias, NEVER), shift
+    slots, biases = keys / (p["t"] + d_t).exp(), torch.where(support.concepts > 0, bias, NEVER)
+    return slots, biases, slots @ facts.background.T + biases[:, None], shift
 
 
 class Parts(NamedTuple):
@@ -76,8 +78,7 @@ def parts_of(p: Params, support: Support, facts: Facts, ties: Ties, keys: Tensor
     A concept's logit and scale depend on how many judgements it has and how tight they lie, as far as meta-training found that to help.
     """
     d_eta, d_s = dials.common[2] + p["eta_number"] * facts.shots, dials.common[3]
-    slots, biases, shift = slots_of(p, support, facts, keys, dials)
-    logits = slots @ facts.background.T + biases[:, None]  # (C, B)
+    slots, biases, logits, shift = slots_of(p, support, facts, keys, dials)
     claims = propagated(p, ties, logits, shift) * support.clusters  # (C, B)
     passed = torch.sigmoid(p["eta"] + d_eta) * claims  # (C, B)
     scale = p["s"] * torch.exp(p["s_number"] * facts.number.log() + p["s_tight"] * facts.tight + dials.scale + d_s)  # (C,)

@@ -32,7 +32,7 @@ class FileShelf:
         self._items, self._under, self._open_index, self.folder = items, under, open_index, folder
 
     def opened(
-        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None],  # noqa: ARG002
+        self, number: int, head: Head, encoder: int, catch_up: Callable[[Serving], None],
         go_on: Callable[[], None],  # noqa: ARG002  # nobody else builds it
     ) -> Serving:  # fmt: skip
         """Read from its files, or built from the base vectors when they are missing, damaged or of another head or encoder."""

@@ -55,8 +55,7 @@ class MilvusShelf:
     # -- opening and building ------------------------------------------------------------------------------------------------
 
     def opened(
-        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None],  # noqa: ARG002
-        go_on: Callable[[], None],
+        self, number: int, head: Head, encoder: int, catch_up: Callable[[Serving], None], go_on: Callable[[], None]
     ) -> Serving:  # fmt: skip
         """The collection that is there, loaded if it was not; built when it is not there, is of another head or does not fit."""
         self._link.reach()  # a search is not to wait for as long as a build would

@@ -30,9 +30,9 @@ class Shelf(Protocol):
     shared: bool  # several processes write to the same index; else each has its own and what is kept are copies
 
     def opened(
-        self, number: int, head: Head, encoder: int, revision: int, catch_up: Callable[[Serving], None], go_on: Callable[[], None]
+        self, number: int, head: Head, encoder: int, catch_up: Callable[[Serving], None], go_on: Callable[[], None]
     ) -> Serving:
-        """The serving of a version, current up to a revision at least; built when it is not kept. Raises IndexUnavailable.
+        """The serving of a version, caught up with the catalogue; built when it is not kept. Raises IndexUnavailable.
 
         What `go_on` raises ends the waiting for another process that builds it.
         """

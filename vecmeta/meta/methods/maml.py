@@ -103,8 +103,8 @@ def closed_form(p: Params, support: Support, facts: Facts) -> Keys:
     n, a = len(support.rows), torch.cat((facts.x, facts.background))  # (N + B, dim)
     gram = a @ a.T
     ties = attention.ties_of(p, support, gram[n:, n:])
-    slots, biases, shift = attention.slots_of(p, support, facts, directions(facts.sums), no_dials(support))
-    claims = attention.propagated(p, ties, slots @ facts.background.T + biases[:, None], shift)  # (C, B)
+    _, _, logits, shift = attention.slots_of(p, support, facts, directions(facts.sums), no_dials(support))
+    claims = attention.propagated(p, ties, logits, shift)  # (C, B)
     there = torch.cat((support.rows, support.clusters))  # (N + B,)
     judged = facts.positive - p["neg"].exp() * (-support.y).clamp(min=0)
     y = torch.cat((judged, claims.T))  # (N + B, C)
