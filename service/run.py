@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gc
 import signal
@@ -10,138 +9,17 @@ import sys
 from types import FrameType
 from typing import Any
 
-import orjson
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.app import create_app
-from service.direct import Asked
+from service.connection import KEEP_ALIVE, GuardedProtocol
 from service.security import is_loopback
 from service.settings import Settings
 from vecmeta import InvalidConfig
 
-MAX_HEAD = 64 * 1024  # bytes of the request line and the headers
-KEEP_ALIVE = 30  # seconds that an idle connection is kept
-BODY = 0.05  # seconds that the body of a search may come after its head to be answered the shortest way
 SWITCH = 0.0005  # seconds after which a thread that computes lets the one that talks to clients go on
-
-
-class GuardedProtocol(HttpToolsProtocol):
-    """The parser counts the bytes of bodies, not of headers: a flood of them is cut off here, and a head that never ends as well.
-
-    A search whose body comes with its head, or right after it, is answered here, see `service.direct`.
-    """
-
-    _head = 0
-    _reading = False  # what was received is being parsed
-    _search: tuple[Any, Asked] | None = None  # a request that may be answered here, once its body is whole
-    _patience: asyncio.TimerHandle | None = None  # until when that is waited for
-    _awaited = False  # a head has begun, and is not complete
-    _timer: asyncio.TimerHandle | None = None  # runs while one is awaited
-
-    def connection_made(self, transport: Any) -> None:
-        """A new connection has KEEP_ALIVE seconds to send its first head."""
-        super().connection_made(transport)
-        self._await_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
-        self._stop_timer()
-        self._searched()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes that are not of a body are counted: of a head until it is complete, and of what may follow a body in pieces."""
-        self._head += len(data)
-        self._reading = True
-        super().data_received(data)
-        self._reading = False
-        if self._search is not None:
-            self._await_body(self._search[0])
-        if self._awaited:  # most come in one piece, and need no timer
-            self._await_head()
-        if self._head > MAX_HEAD and not self.transport.is_closing():
-            self.logger.warning("Request head too large.")
-            self.send_400_response("Request head too large.")
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of a body."""
-        self._head = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The end of a request."""
-        self._head = 0
-        super().on_message_complete()
-        search = self._searched()
-        if search is not None and not self.config.app.state.direct.takes(self, *search):  # type: ignore[union-attr]
-            self.start_usual(search[0])
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        direct = self.config.app.state.direct  # type: ignore[union-attr]
-        if direct is not None and self._reading and app is self.app and cycle.more_body:
-            asked = direct.suits(cycle.scope)
-            if asked is not None:
-                self._search = cycle, asked
-                return
-        super()._start_asgi_task(cycle, app)
-
-    def start_usual(self, cycle: Any) -> None:
-        """Leave a request to the application after all."""
-        super()._start_asgi_task(cycle, self.app)
-
-    def _searched(self) -> tuple[Any, Asked] | None:
-        """The request that may be answered here, which is not waited for any more."""
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        search, self._search = self._search, None
-        return search
-
-    def _await_body(self, cycle: Any) -> None:
-        """Most clients send a body right after its head; one that takes longer, or is large, is for those who have the patience."""
-        if len(cycle.body) > MAX_HEAD // 2:
-            self._go_usual()
-        elif self._patience is None:
-            self._patience = self.loop.call_later(BODY, self._go_usual)
-
-    def _go_usual(self) -> None:
-        search = self._searched()
-        if search is not None:
-            self.start_usual(search[0])
-
-    def send_400_response(self, msg: str) -> None:
-        """What is no HTTP gets an answer of the usual shape, and the connection is closed."""
-        body = orjson.dumps({"error": "bad_request", "detail": msg})
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-        self.transport.write(head % len(body) + body)
-        self.transport.close()
-
-    def on_message_begin(self) -> None:
-        """The next request of the connection."""
-        super().on_message_begin()
-        self._awaited = True
-
-    def on_headers_complete(self) -> None:
-        """The head is there."""
-        self._head, self._awaited = 0, False
-        self._stop_timer()
-        super().on_headers_complete()
-
-    def _await_head(self) -> None:
-        if self._timer is None:
-            self._timer = self.loop.call_later(KEEP_ALIVE, self._late)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _late(self) -> None:
-        self._timer = None
-        self.transport.close()
 
 
 class _Server(uvicorn.Server):

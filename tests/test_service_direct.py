@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from service.run import configured
-from tests.service_kit import Service, answer_of, free_port, refused, rest, served, until
+from tests.service_kit import Answer, Service, answer_of, free_port, refused, rest, served, until
 from tests.test_service_hot import BODIES, USUAL
 
 PLAIN = "application/json"
@@ -137,6 +137,119 @@ def test_ids_of_requests_metrics_and_logs(server: Server) -> None:
     made = server.ask(BODIES["vector"], **{"X-Request-ID": "not mine"}).headers["x-request-id"]
     assert len(made) == 16
     assert counted() == before + 2
+
+
+class Remembered:
+    """Heads that were found among those parsed before, of connections to a server."""
+
+    def __init__(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+        direct = server.service.app.state.direct
+        self.heads, self.found, recall = direct._heads, 0, direct.recall
+        self.heads.clear()
+
+        def noted(received: bytes) -> Any:
+            found = recall(received)
+            self.found += found is not None
+            return found
+
+        monkeypatch.setattr(direct, "recall", noted)
+
+
+def asked(connection: socket.socket, request: bytes) -> Answer:
+    """What is answered to a request that comes in one piece, on a connection that stays."""
+    connection.sendall(request)
+    raw = b""
+    while b"\r\n\r\n" not in raw or len((answer := answer_of(raw)).content) < int(answer.headers["content-length"]):
+        raw += connection.recv(65536)
+    return answer
+
+
+def test_a_head_that_was_parsed_before(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, body, other = Remembered(server, monkeypatch), BODIES["vector"], BODIES["where"]
+    with server.connected() as one, server.connected() as two:
+        answers = [asked(connection, server.head(len(body)) + body) for connection in (one, one, two, two)]
+        assert (len(seen.heads), seen.found) == (1, 2)  # the first one of a connection is parsed
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+        assert all(answer.json()["hits"] == answers[0].json()["hits"] for answer in answers)
+        assert len({tuple(answer.headers) for answer in answers}) == 1
+        assert asked(one, server.head(len(other)) + other).json()["hits"] != answers[0].json()["hits"]  # of another length
+        assert (len(seen.heads), seen.found) == (2, 2)
+        wrong = body.replace(b"vector", b"vectro")  # the same head, and the application has to say what is wrong
+        refused(asked(one, server.head(len(body)) + wrong), 422)
+        assert seen.found == 3
+        assert asked(one, server.head(len(body)) + body).status_code == 200
+
+
+def test_a_head_that_was_parsed_before_with_a_key_that_holds_no_more(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, body = Remembered(server, monkeypatch), BODIES["vector"]
+    secret, key = server.service.db.keys.create("short", scopes=["read"])
+    request = server.head(len(body)).replace(server.client.headers["Authorization"].encode(), f"Bearer {secret}".encode()) + body
+    with server.connected() as connection:
+        statuses = [asked(connection, request).status_code for _ in range(3)]
+        assert (statuses, seen.found) == ([200] * 3, 1)  # with the first one the key was looked up
+        server.service.db.keys.revoke(key.id)
+        server.service.app.state.gatekeeper._known.clear()
+        refused(asked(connection, request), 401)
+    assert seen.found == 2
+
+
+@pytest.mark.parametrize("before", [b"", b"\r\n", b"\r\n\r\n"])
+@pytest.mark.parametrize("cut", [-1, -9, 40, None])
+def test_a_head_that_was_parsed_before_whose_request_comes_otherwise(
+    server: Server, monkeypatch: pytest.MonkeyPatch, before: bytes, cut: int | None
+) -> None:
+    seen, body = Remembered(server, monkeypatch), BODIES["vector"]
+    whole = server.head(len(body)) + body
+    with server.connected() as connection:
+        for part in (whole, whole):
+            connection.sendall(part)
+            assert json.loads(connection.recv(65536).partition(b"\r\n\r\n")[2])["hits"]
+        assert seen.found == 1
+        for part in (before + whole[:cut], whole[cut:] if cut else b""):
+            connection.sendall(part)
+            time.sleep(0.02)
+        assert json.loads(connection.recv(65536).partition(b"\r\n\r\n")[2])["hits"]
+        assert seen.found == 1 + (not before and cut is None)
+        connection.sendall(whole + whole + whole)  # at once, and answered one by one
+        told = b""
+        while told.count(b'"hits"') < 3:
+            told += connection.recv(65536)
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert answer_of(rest(connection)).status_code == 200
+
+
+def test_heads_that_are_not_remembered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, body = Remembered(server, monkeypatch), BODIES["vector"]
+    for more in (["Connection: close"], ["X-Long: " + "x" * 3000, "Connection: close"]):
+        with server.connected() as connection:
+            connection.sendall(server.head(len(body), *more) + body)
+            assert answer_of(rest(connection)).status_code == 200
+    with server.connected() as connection:
+        assert asked(connection, server.head(len(body), "X-Long: " + "x" * 3000) + body).status_code == 200
+    with server.connected() as connection:  # whose body no parser reads
+        assert asked(connection, server.head(len(body), "Upgrade: h2c", "Connection: Upgrade") + body).status_code == 422
+    assert not seen.heads
+    monkeypatch.setattr("service.direct.MOST", 5)
+    with server.connected() as connection:
+        for n in (*range(12), 11):
+            answer = asked(connection, server.head(len(body), f"X-Request-ID: mine-{n}") + body)
+            assert answer.headers["x-request-id"] == f"mine-{n}"
+            assert 1 <= len(seen.heads) <= 5
+    assert seen.found == 1
+
+
+def test_an_idle_connection_is_closed_and_one_in_use_is_not(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.connection.KEEP_ALIVE", 0.4)
+    whole = server.head(len(BODIES["vector"])) + BODIES["vector"]
+    with server.connected() as connection:
+        for _ in range(4):
+            connection.sendall(whole)
+            assert b"200 OK" in connection.recv(65536)
+            time.sleep(0.2)
+        begin = time.monotonic()
+        assert connection.recv(1) == b""
+        assert time.monotonic() - begin < 5
 
 
 @pytest.mark.usefixtures("direct_only")

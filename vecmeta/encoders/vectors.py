@@ -30,10 +30,11 @@ def unit_rows(vectors: ArrayLike, dim: int, *, what: str = "vector") -> Vectors:
     step = max(1, _BLOCK_BYTES // (8 * dim))
     for start in range(0, len(rows), step):
         with np.errstate(over="ignore", invalid="ignore"):  # both are found below, and reported by row
-            block = rows[start : start + step].astype(np.float64)
+            block = np.asarray(rows[start : start + step], np.float64)
             squares = np.einsum("ij,ij->i", block, block)
         extreme = np.flatnonzero(~((squares > _SAFE) & (squares < np.inf)))
         if extreme.size:
+            block = block.copy()  # which may be the caller's
             squares[extreme] = _rescale(block, extreme, start, what)
         np.divide(block, np.sqrt(squares)[:, None], out=units[start : start + step], casting="same_kind")
     return units
