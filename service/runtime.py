@@ -215,6 +215,7 @@ class Runtime:
         try:
             collection = self.db.collection(name)
             collection.settle()  # what was filled beside the service is linked before anybody has to wait for it
+            collection.warm(copied=collection.count() * collection.dim * 4 <= self.settings.copied)
             samples: dict[str, str | bytes] = {"text": "warm", "image": PIXEL}
             sample = samples.get(collection.modality or "")
             if sample is not None:

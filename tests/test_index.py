@@ -584,6 +584,29 @@ def test_a_mapped_file_is_copied_before_it_is_changed(tmp_path: Path) -> None:
         assert (tmp_path / "graph.faiss").read_bytes() == before
 
 
+@pytest.mark.parametrize("rows", [0, 40, 600])
+def test_a_mapped_file_is_left_for_memory_of_its_own(tmp_path: Path, rows: int) -> None:
+    rng = np.random.default_rng(20)
+    index, x, queries = FaissIndex(DIM, hnsw_from=100), unit(rng, 600), unit(rng, 5)
+    index.add(np.arange(rows), x[:rows])
+    index.settle()
+    index.dump(tmp_path)
+    again = FaissIndex.load(tmp_path)
+    store, found = again._now().store, again.search(queries, 7)
+    assert isinstance(store, Graph)
+    owned = [store._owned]
+    for _ in range(2):
+        again.own()
+        owned.append(store._owned)
+        for one, other in zip(again.search(queries, 7), found, strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert owned == [False, True, True]
+    (tmp_path / "graph.faiss").write_bytes(b"")  # would end the process of whoever still read it
+    again.add(np.arange(550, 600), x[550:])
+    again.settle()
+    check(again, {**dict(enumerate(x[:rows])), **dict(zip(range(550, 600), x[550:], strict=True))}, queries, 10)
+
+
 def test_searches_go_on_while_a_mapped_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = unit(np.random.default_rng(0), 400)
     first = FaissIndex(DIM, hnsw_from=0)

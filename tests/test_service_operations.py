@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,6 +31,7 @@ from tests.conftest import Clusters
 from tests.service_kit import DIM, ROOT, SMALL, Running, Service, alive, fill, free_port, good, refused, served, started, until
 from tests.test_jobs import run_due
 from vecmeta.catalogue.jobs import RUNNING
+from vecmeta.index.faiss_index import FaissIndex
 
 V = [1.0, 0.0, 0.0, 0.0]
 LARGE = Clusters(concepts=20, members=40, dim=48, seed=3)  # an adaptation takes a second or more
@@ -47,6 +49,30 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_healthz_needs_no_key(service: Service) -> None:
     answer = service.client.get("/healthz", headers={"Authorization": ""})
     assert good(answer) == {"status": "ok", "version": vm.__version__}
+
+
+@pytest.mark.parametrize(("most", "copied"), [(0, False), (10_500 * 4 * 4 - 1, False), (10_500 * 4 * 4, True)])
+def test_an_index_is_copied_into_memory_up_to_a_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, copied: bool
+) -> None:
+    x = np.random.default_rng(0).normal(size=(10_500, 4))
+    with vm.open(tmp_path / "db", device="cpu") as db:
+        c = db.create("many", encoder="vectors", dim=4)
+        c.add_vectors([str(n) for n in range(len(x))], x)
+        c.settle()
+    owned: list[object] = []
+    own = FaissIndex.own
+
+    def noted(index: FaissIndex) -> None:
+        own(index)
+        owned.append(index)
+
+    monkeypatch.setattr(FaissIndex, "own", noted)
+    with served(tmp_path / "db", copied=most) as service:
+        until(lambda: service.client.get("/readyz").status_code == 200)
+        assert bool(owned) == copied
+        found = good(service.client.post("/v1/collections/many/search", json={"vector": x[7].tolist(), "k": 1}))
+        assert [hit["id"] for hit in found["hits"]] == ["7"]
 
 
 def test_readyz_503_while_an_index_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

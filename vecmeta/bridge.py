@@ -180,6 +180,9 @@ class BridgeIndex:
     def wear(self) -> None:
         """Nothing to do."""
 
+    def own(self) -> None:
+        """Nothing to do."""
+
     def fork(self) -> Self | None:
         """None."""
         return None

@@ -109,9 +109,15 @@ class Collection(Teaching):
         self._servings.close()
         self._spaces.forget()
 
-    def warm(self) -> None:
-        """Open the live version's index now, or build it, so that the first search need not."""
-        self._servings.warm()
+    def warm(self, copied: bool = False) -> None:
+        """Open the live version's index now, or build it, so that the first search need not.
+
+        Index files are mapped into memory, which takes no time and is shared among processes; ``copied`` reads them into memory of this
+        process alone, where large pages make searches up to a tenth quicker.
+        """
+        serving = self._servings.warm()
+        if copied:
+            serving.index.own()
 
     def settle(self, progress: Progress | None = None) -> None:
         """Wait until searches are as quick as they get. What was written is found at once, but linked into the graph in the background."""

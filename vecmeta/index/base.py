@@ -181,14 +181,6 @@ class KeyedIndex(ABC):
         """Grows with every reader and writer."""
         return self._lock.entered + self._writer.taken
 
-    def reach(self, good: Callable[[], bool], steps: int) -> bool:  # noqa: ARG002
-        """False: all is searched that there is."""
-        return False
-
-    def in_topics(self) -> bool:
-        """False: nothing came into a structure."""
-        return False
-
     def wear(self) -> None:
         """Have `settle` make the structure anew, with the vectors as they are now."""
         self._worn = bool(self._state.store.linked)

@@ -80,6 +80,9 @@ class Blocks:
     def prepare(self) -> None:
         """There is nothing to prepare."""
 
+    def own(self) -> None:
+        """It is its own."""
+
     def mixed(self, rows: int) -> tuple[Keys, Keys]:  # noqa: ARG002
         """Nothing waits."""
         return np.empty(0, np.int64), np.empty(0, np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,17 @@ class ExactIndex(KeyedIndex):
     """Exact cosine search; `vecmeta.open(…, index="exact")`. InvalidConfig for a dim below 1."""
 
     kind = "exact"
+
+    def reach(self, good: Callable[[], bool], steps: int) -> bool:  # noqa: ARG002
+        """False: all is searched that there is."""
+        return False
+
+    def in_topics(self) -> bool:
+        """False: nothing came into a structure."""
+        return False
+
+    def own(self) -> None:
+        """Nothing: it is read from its files, not mapped."""
 
     def _make(self) -> Store:
         return Blocks(self.dim)

@@ -126,6 +126,18 @@ class FaissIndex(KeyedIndex):
             asked = np.sort(np.random.default_rng(0).choice(rows, min(ASKED, len(rows)), replace=False))
             return together(asked, store.exact(store.gather(asked), NEAREST + 1, there)[1], store.linked)
 
+    def own(self) -> None:
+        """See `VectorIndex.own`. Searches wait for the moment in which the copy takes the place of the file, writes for the copy."""
+        with self._settling:
+            with self._writer:
+                self._now().store.prepare()
+                with self._lock.writing():
+                    self._now().store.own()
+            goes_on = True
+            while goes_on:
+                with self._writer.patiently():
+                    goes_on = self._now().store.rest()
+
     def _widen(self, ef_search: int) -> None:
         with self._writer:
             store = self._now().store

@@ -131,7 +131,7 @@ class Graph:
         part = next(iter(self._waiting.parts()), np.empty((0, 0), np.float32))[:rows]
         if not len(part):
             return
-        self._own()
+        self.own()
         threads = faiss.omp_get_max_threads()  # of this thread: the setting is each thread's own
         if len(part) < FEW:
             faiss.omp_set_num_threads(1)
@@ -225,8 +225,8 @@ class Graph:
     def _owned(self) -> bool:
         return bool(self._vectors.codes.is_owned and self._index.hnsw.neighbors.is_owned)
 
-    def _own(self) -> None:
-        """Leave what is mapped from a file for a copy of it."""
+    def own(self) -> None:
+        """See `Store.own`."""
         if not self._owned:
             self.prepare()
             self._index, self._mine = self._mine, None

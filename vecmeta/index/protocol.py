@@ -80,6 +80,9 @@ class VectorIndex(Protocol):
     def wear(self) -> None:
         """Have `settle` make anew whatever speeds up searches."""
 
+    def own(self) -> None:
+        """Leave files that are mapped into memory for a copy of its own, where searches are quicker, and which is this process's alone."""
+
     def fork(self) -> Self | None:
         """A copy of keys and structure for other vectors, which `fill` puts in; None where that is no gain."""
 

@@ -34,6 +34,9 @@ class Store(Protocol):
     def prepare(self) -> None:
         """What `link` needs first and others may search beside; changes nothing that they see."""
 
+    def own(self) -> None:
+        """Put what `prepare` made in the place of what is mapped from a file."""
+
     def mixed(self, rows: int) -> tuple[Keys, Keys]:
         """Have rows change places so that the next ones to be linked are any of those that wait; which did, (m,), (m,)."""
 

@@ -212,6 +212,9 @@ class MilvusIndex:
     def wear(self) -> None:
         """Nothing: Milvus decides when to make an index anew."""
 
+    def own(self) -> None:
+        """Nothing: it is in another process's memory."""
+
     def fork(self) -> Self | None:
         """None: Milvus builds faster than it could copy."""
         return None
