@@ -179,9 +179,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _close_idle(self) -> None:
         self._idle = None
-        if (
-            self._awaited or not self.cycle.response_complete
-        ):  # what is awaited has its own timer, and its answer begins a new one
+        # What is awaited has a timer of its own, and its answer begins a new one here.
+        if self._awaited or not self.cycle.response_complete:
             return
         left = self._idle_since + KEEP_ALIVE - self.loop.time()
         if left > 0:

@@ -37,9 +37,7 @@ class Settings(BaseSettings):
 
     workers: Annotated[int, Field(ge=0, le=64)] = 1  # processes that run jobs; 0: `vecmeta worker` does, elsewhere
     lease: Annotated[float, Field(ge=0.5, le=3600)] = 15.0  # seconds of a worker's silence after which others take its job over
-    copied: Annotated[int, Field(ge=0)] = (
-        4096 * MIB
-    )  # bytes of vectors up to which an index is copied into memory: quicker than mapped
+    copied: Annotated[int, Field(ge=0)] = 4096 * MIB  # bytes of vectors up to which an index is copied out of its mapped file
     search_threads: Annotated[int, Field(ge=1, le=256)] = 2
     search_batch: Annotated[int, Field(ge=1, le=1024)] = 64  # queries that are searched together at most
     encode_batch: Annotated[int, Field(ge=1, le=1024)] = 32  # texts or pictures that are encoded together at most
