@@ -319,7 +319,7 @@ def test_a_client_that_goes_away(server: Server, monkeypatch: pytest.MonkeyPatch
             connection.sendall(server.head(len(BODIES["vector"])) + BODIES["vector"])
             assert go_on.begun.wait(30)
         time.sleep(0.2)  # the end of the connection is seen
-    until(lambda: seen == [499])
+    until(lambda: seen.count(499) == 1)  # and, maybe, that of the request before, which is entered once it is answered
     assert server.ask(BODIES["vector"]).status_code == 200
 
 
