@@ -23,7 +23,6 @@ class GuardedProtocol(HttpToolsProtocol):
     """
 
     _head = 0
-    _between = False  # the parser is at the end of a request
     _received = b""  # what is being parsed
     _reading = False  # what was received is being parsed
     _search: tuple[Any, Asked] | None = None  # a request that may be answered here, once its body is whole
@@ -48,7 +47,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes that are not of a body are counted: of a head until it is complete, and of what may follow a body in pieces."""
-        if self._between and self._recalled(data):
+        if self._recalled(data):
             return
         self._head += len(data)
         self._reading, self._received = True, data
@@ -69,23 +68,25 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The end of a request."""
-        self._head, self._between = 0, True
+        self._head = 0
         super().on_message_complete()
         search = self._searched()
         if search is None:
             return
         cycle, asked = search
-        direct = self.config.app.state.direct  # type: ignore[union-attr]
-        if not direct.takes(self, cycle, asked):
+        if not self._direct.takes(self, cycle, asked):
             self.start_usual(cycle)
         elif cycle.keep_alive:
-            direct.remember(self._received, cycle, asked)
+            self._direct.remember(self._received, cycle, asked)
 
     def _recalled(self, data: bytes) -> bool:
         """Answer a search the head of which was parsed before; False: nothing was done."""
-        direct = self.config.app.state.direct  # type: ignore[union-attr]
-        found = None if direct is None else direct.recall(data)
-        if found is None or not self.cycle.response_complete or self.transport.is_closing():
+        before, direct = self.cycle, self._direct
+        # The parser has to be at the end of a request, and that has to be answered.
+        if direct is None or before is None or self._awaited or before.more_body or not before.response_complete:
+            return False
+        found = direct.recall(data)
+        if found is None or self.transport.is_closing():
             return False
         self._unset_keepalive_if_required()
         head, body = found
@@ -115,8 +116,13 @@ class GuardedProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
 
+    @property
+    def _direct(self) -> Any:
+        """What answers here; None where nothing does."""
+        return self.config.app.state.direct  # type: ignore[union-attr]
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        direct = self.config.app.state.direct  # type: ignore[union-attr]
+        direct = self._direct
         if direct is not None and self._reading and app is self.app and cycle.more_body:
             asked = direct.suits(cycle.scope)
             if asked is not None:
@@ -159,7 +165,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The next request of the connection."""
         super().on_message_begin()
-        self._awaited, self._between = True, False
+        self._awaited = True
 
     def on_headers_complete(self) -> None:
         """The head is there."""

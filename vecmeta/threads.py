@@ -30,8 +30,7 @@ def share_the_cores() -> None:
 
     OpenMP's threads sleep while they wait, where by spinning they would keep the cores from whatever comes between two searches, but for
     the 20 µs in which the other half of a batch is done; that is said to processes that it starts as well, and has no effect once FAISS
-    is loaded. BLAS has one thread: on busy cores two of them wait
-    for each other, and a product of .5 ms took 24.
+    is loaded. BLAS has one thread: on busy cores two of them wait for each other, and a product of .5 ms took 24.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -128,15 +128,12 @@ class FaissIndex(KeyedIndex):
 
     def own(self) -> None:
         """See `VectorIndex.own`. Searches wait for the moment in which the copy takes the place of the file, writes for the copy."""
-        with self._settling:
-            with self._writer:
-                self._now().store.prepare()
-                with self._lock.writing():
-                    self._now().store.own()
-            goes_on = True
-            while goes_on:
-                with self._writer.patiently():
-                    goes_on = self._now().store.rest()
+        with self._settling, self._writer:
+            store = self._now().store
+            store.prepare()
+            with self._lock.writing():
+                store.own()
+        self.settle()  # which sees to the large pages
 
     def _widen(self, ef_search: int) -> None:
         with self._writer:
