@@ -22,10 +22,12 @@ class GuardedProtocol(HttpToolsProtocol):
     that was parsed before is not parsed again: that takes as long as all else that the connection does for a search.
     """
 
+    _direct: Any = None  # what answers here, if anything does
     _head = 0
     _received = b""  # what is being parsed
     _reading = False  # what was received is being parsed
     _search: tuple[Any, Asked] | None = None  # a request that may be answered here, once its body is whole
+    _spare = False  # `cycle` was made here, and nobody needs it once its request is answered
     _patience: asyncio.TimerHandle | None = None  # until when that is waited for
     _awaited = False  # a head has begun, and is not complete
     _timer: asyncio.TimerHandle | None = None  # runs while one is awaited
@@ -35,6 +37,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """A new connection has KEEP_ALIVE seconds to send its first head."""
         super().connection_made(transport)
+        self._direct = self.config.app.state.direct  # type: ignore[union-attr]
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -90,20 +93,28 @@ class GuardedProtocol(HttpToolsProtocol):
             return False
         self._unset_keepalive_if_required()
         head, body = found
-        self.cycle = cycle = self._cycle(head)
-        cycle.body, cycle.more_body = body, False
+        self._begin(head)
+        cycle = self.cycle
+        cycle.body = body
         if not direct.takes(self, cycle, head.asked):
             self.start_usual(cycle)
         return True
 
-    def _cycle(self, head: Head) -> RequestResponseCycle:
-        """As the parser's callbacks would have made it."""
-        self.headers = [*head.scope["headers"]]
+    def _begin(self, head: Head) -> None:
+        """Let `cycle` be that of a request with this head, as the parser's callbacks would have made it."""
+        if not self._spare:
+            self.cycle, self._spare = self._cycle(), True
+        cycle, self.headers = self.cycle, [*head.scope["headers"]]
         about = {"server": self.server, "client": self.client, "headers": self.headers, "state": self.app_state.copy()}
         scope: Any = {**head.scope, **about}
-        self.scope = scope
-        return RequestResponseCycle(
-            scope=scope,
+        cycle.scope = self.scope = scope
+        cycle.default_headers = self.server_state.default_headers
+        cycle.response_started = cycle.response_complete = False
+
+    def _cycle(self) -> RequestResponseCycle:
+        """One whose request is complete."""
+        cycle = RequestResponseCycle(
+            scope=self.scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -115,11 +126,8 @@ class GuardedProtocol(HttpToolsProtocol):
             keep_alive=True,
             on_response=self.on_response_complete,
         )
-
-    @property
-    def _direct(self) -> Any:
-        """What answers here; None where nothing does."""
-        return self.config.app.state.direct  # type: ignore[union-attr]
+        cycle.more_body = False
+        return cycle
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         direct = self._direct
@@ -132,6 +140,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def start_usual(self, cycle: Any) -> None:
         """Leave a request to the application after all."""
+        self._spare = False
         cycle.message_event.set()
         super()._start_asgi_task(cycle, self.app)
 
@@ -165,7 +174,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The next request of the connection."""
         super().on_message_begin()
-        self._awaited = True
+        self._awaited, self._spare = True, False
 
     def on_headers_complete(self) -> None:
         """The head is there."""

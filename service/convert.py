@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import orjson
 
 import vecmeta as vm
 from service.schemas.items import ItemBody
 from service.schemas.search import QueryModel
 from service.schemas.teach import ReportModel
-from vecmeta import Collection, Hits, Id, Item, Report
+from vecmeta import Collection, Hits, Id, Item, RawHits, Report
 
 TAKES = {"text": "text", "image": "image", "vector": "vector"}  # modality: the field that an item of such a collection has
 
@@ -78,9 +79,12 @@ def item_json(item: Item) -> dict[str, Any]:
     return {"id": item.id, "metadata": item.metadata, **content_json(item.content)}
 
 
-def hits_json(hits: Hits, content: bool) -> list[dict[str, Any]]:
-    """See `schemas.HitModel`."""
-    told: list[dict[str, Any]] = [{"id": id, "score": score, "metadata": metadata} for id, score, metadata, _ in hits]
+def hits_json(hits: Hits | RawHits, content: bool) -> list[dict[str, Any]]:
+    """See `schemas.HitModel`; raw metadata passes as it is."""
+    told: list[dict[str, Any]] = [
+        {"id": id, "score": score, "metadata": orjson.Fragment(metadata) if type(metadata) is str else metadata}
+        for id, score, metadata, _ in hits
+    ]
     if content:
         for entry, (*_, held) in zip(told, hits, strict=True):
             if held is not None:

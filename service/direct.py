@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from types import NoneType
 from typing import Any, NamedTuple
@@ -21,11 +22,12 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from service.deps import json_bytes
 from service.errors import answer_to
 from service.hot import JSON, PATH
-from service.observe import WENT_AWAY, Ledger, headers_of, request_id_of
+from service.observe import ID, SAFE, WENT_AWAY, Ledger, new_request_id, request_id_in
 from service.routes.search import answer_of
 from service.runtime import Runtime, filter_key
-from service.security import Gatekeeper
-from vecmeta import Collection, Hits
+from service.schemas.common import unpacked
+from service.security import Gatekeeper, secret_in
+from vecmeta import Collection, RawHits
 
 _FIELDS = {"vector", "k", "where", "content"}
 _UNUSUAL = {b"origin", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"}
@@ -34,10 +36,11 @@ LONGEST, MOST = 2048, 4096  # bytes of a head that is remembered, and how many a
 
 
 class Asked(NamedTuple):
-    """What the head of a search says: of which collection, and the header with the key."""
+    """What the head of a search says: of which collection, and whose it is."""
 
     collection: str
-    authorization: str
+    secret: str | None  # of a key
+    id: bytes | None  # the caller's own for this request
 
 
 class Head(NamedTuple):
@@ -57,6 +60,7 @@ class Direct:
         self._open: dict[_Reply, None] = {}  # who waits, longest first
         self._timer: asyncio.TimerHandle | None = None  # one for all of them
         self._answered: list[_Reply] = []  # who has an answer that is not sent yet
+        self._usual: tuple[Any, bytes] = (), b""  # the headers that uvicorn adds now, and how a head with them begins
         self._heads: dict[bytes, Head] = {}  # of searches that were answered here
 
     def suits(self, scope: Any) -> Asked | None:
@@ -66,28 +70,28 @@ class Direct:
         found = PATH.fullmatch(scope["path"])
         if found is None:
             return None
-        authorization, is_json = b"", False
+        authorization, is_json = "", False
         for header in scope["headers"]:
             name = header[0]
             if name in _UNUSUAL:
                 return None
             if name == b"authorization":
-                authorization = authorization or header[1]
+                authorization = authorization or header[1].decode("latin-1")
             elif header == JSON:
                 is_json = True
-        return Asked(found[1], authorization.decode("latin-1")) if is_json else None
+        return Asked(found[1], secret_in(authorization), request_id_in(scope)) if is_json else None
 
     def takes(self, connection: Any, cycle: Any, asked: Asked) -> bool:
         """Answer a request that is whole, now or later; False: nothing was done or counted."""
         begin, runtime = time.perf_counter(), self.runtime
         collection = runtime.known(asked.collection)
-        key = self._gatekeeper.known(asked.authorization)
+        key = self._gatekeeper.known(asked.secret)
         if collection is None or key is None or not key.allows("read", collection.name):
             return False
         if len(cycle.body) > runtime.settings.max_body or (search := _search_in(cycle.body, collection.dim)) is None:
             return False
         vector, k, where, content = search
-        reply = _Reply(self, connection, cycle, collection, content, begin)
+        reply = _Reply(self, connection, cycle, collection, content, asked.id or new_request_id(), begin)
         cycle.scope["key"] = key
         try:
             self._gatekeeper.count(key)
@@ -112,6 +116,12 @@ class Direct:
         cut = received.find(b"\r\n\r\n") + 4
         head = self._heads.get(received[:cut])
         return None if head is None or len(received) != cut + head.length else (head, received[cut:])
+
+    def beginning(self, headers: Any) -> bytes:
+        """The lines of an answer with hits that are the same in all of them, with uvicorn's own headers, which change with the second."""
+        if self._usual[0] is not headers:
+            self._usual = headers, _lines(200, (*headers, JSON))
+        return self._usual[1]
 
     def opened(self, reply: _Reply, loop: asyncio.AbstractEventLoop) -> None:
         """One begins to wait."""
@@ -147,7 +157,7 @@ class Direct:
             reply.set_exception(TimeoutError())
 
 
-def _search_in(body: bytearray, dim: int) -> tuple[NDArray[np.float64], int, dict[str, Any] | None, bool] | None:
+def _search_in(body: bytearray, dim: int) -> tuple[NDArray[np.floating], int, dict[str, Any] | None, bool] | None:
     """Vector, k, filter and whether contents are wanted; None: not a search by a vector as it should be."""
     try:
         told = orjson.loads(body)
@@ -155,6 +165,8 @@ def _search_in(body: bytearray, dim: int) -> tuple[NDArray[np.float64], int, dic
             return None
         vector, k, where, content = told.get("vector"), told.get("k", 10), told.get("where"), told.get("content", True)
         right = type(k) is int and 1 <= k <= 10_000 and type(content) is bool and isinstance(where, (dict, NoneType))
+        if right and type(vector) is str and len(numbers := unpacked(vector)) == dim:
+            return numbers, k, where, content
         if not right or type(vector) is not list or len(vector) != dim:
             return None
         # What packs takes numbers alone, and truth values, which there are only where there is the u of true or the l of false.
@@ -171,14 +183,24 @@ def _doubles(dim: int) -> struct.Struct:
     return struct.Struct(f"{dim}d")
 
 
+def _lines(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The beginning of a head."""
+    return STATUS_LINE[status] + b"".join(b"%s: %s\r\n" % header for header in (*headers, SAFE))
+
+
+_ANSWER = b"%s" + ID + b": %s\r\n%scontent-length: %d\r\n\r\n%s"
+
+
 class _Reply:
     """One who waits for hits: writes them to the connection."""
 
     __slots__ = ("_answer", "_collection", "_connection", "_content", "_cycle", "_done", "_id", "_of", "_status", "begin")
 
-    def __init__(self, of: Direct, connection: Any, cycle: Any, collection: Collection, content: bool, begin: float) -> None:
+    def __init__(
+        self, of: Direct, connection: Any, cycle: Any, collection: Collection, content: bool, id: bytes, begin: float
+    ) -> None:
         self._of, self._connection, self._cycle = of, connection, cycle
-        self._collection, self._content, self.begin = collection, content, begin
+        self._collection, self._content, self._id, self.begin = collection, content, id, begin
         self._done = False
         of.opened(self, connection.loop)
 
@@ -186,21 +208,21 @@ class _Reply:
         """See `service.batching.Waiting`."""
         return self._done
 
-    def set_result(self, hits: Hits, /) -> None:
+    def set_result(self, hits: RawHits, /) -> None:
         """The answer."""
         try:
             content = json_bytes(answer_of(self._of.runtime, self._collection, hits, self._content))
         except Exception as error:
             self.set_exception(error)
         else:
-            self._write(200, content, (JSON,))
+            self._write(200, content, self._of.beginning(self._cycle.default_headers))
 
     def set_exception(self, exception: BaseException, /) -> None:
         """No answer, but why; or another try."""
         told = answer_to(exception) if isinstance(exception, Exception) else None
         if told is not None:
             kept = [header for header in told.raw_headers if header[0] != b"content-length"]
-            self._write(told.status_code, bytes(told.body), kept)
+            self._write(told.status_code, bytes(told.body), _lines(told.status_code, (*self._cycle.default_headers, *kept)))
         elif not self._done:  # the usual way meets it again, and knows what to say
             self._finish()
             self._connection.start_usual(self._cycle)
@@ -210,18 +232,13 @@ class _Reply:
         self._finish()
         self._connection.transport.close()
 
-    def _write(self, status: int, content: bytes, headers: Any) -> None:
+    def _write(self, status: int, content: bytes, beginning: bytes) -> None:
         if self._done:
             return
         self._finish()
-        cycle, request_id = self._cycle, request_id_of(self._cycle.scope)
-        lines = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers, *headers_of(request_id)):
-            lines += (name, b": ", value, b"\r\n")
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        self._answer = b"%scontent-length: %d\r\n\r\n%s" % (b"".join(lines), len(content), content)
-        self._status, self._id = status, request_id
+        last = b"" if self._cycle.keep_alive else b"connection: close\r\n"
+        self._answer = _ANSWER % (beginning, self._id, last, len(content), content)
+        self._status = status
         self._of.answered(self, self._connection.loop)
 
     def send(self) -> None:

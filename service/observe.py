@@ -23,6 +23,7 @@ from service.settings import Settings
 from vecmeta import VecmetaError
 
 BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+ID, SAFE = b"x-request-id", (b"x-content-type-options", b"nosniff")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 SLOWEST = 256  # bytes of a body that have to come in a second: one that drips would hold its connection for ever
 WENT_AWAY = 499  # the status of a request whose client did not wait for an answer
@@ -67,7 +68,7 @@ class Observe:
             await self._app(scope, receive, send)
             return
         begin = time.perf_counter()
-        request_id = request_id_of(scope)
+        request_id = request_id_in(scope) or new_request_id()
         scope["request_id"] = request_id
         status, complete, patience = 500, False, self._body_timeout
 
@@ -117,15 +118,17 @@ def _places(error: Exception) -> list[str]:
 
 def headers_of(request_id: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """What every answer has."""
-    return (b"x-request-id", request_id), (b"x-content-type-options", b"nosniff")
+    return (ID, request_id), SAFE
 
 
-def request_id_of(scope: Scope) -> bytes:
-    """The caller's own, if it is harmless; else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id" and _ID.fullmatch(value):
-            return bytes(value)
-    return random.randbytes(8).hex().encode()
+def request_id_in(scope: Scope) -> bytes | None:
+    """The caller's own, if it is harmless."""
+    return next((bytes(value) for name, value in scope["headers"] if name == ID and _ID.fullmatch(value)), None)
+
+
+def new_request_id() -> bytes:
+    """For a request without one."""
+    return b"%016x" % random.getrandbits(64)
 
 
 class DatabaseCollector(Collector):

@@ -22,7 +22,7 @@ from service.batching import Batcher
 from service.convert import OwnVector
 from service.settings import Settings
 from service.workers import Workers
-from vecmeta import Collection, Hits, Item, Job
+from vecmeta import Collection, Hits, Item, Job, RawHits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Runtime:
         self._searchers = ThreadPoolExecutor(settings.search_threads + 8, "search")
         self._encoders = ThreadPoolExecutor(2, "encode")
         most = settings.waiting
-        self.searches: Batcher[SearchKey, Any, Hits] = Batcher(
+        self.searches: Batcher[SearchKey, Any, RawHits] = Batcher(
             _search,
             self._searchers,
             largest=settings.search_batch,
@@ -157,7 +157,7 @@ class Runtime:
     async def search(
         self, collection: Collection, query: Any, k: int, where: dict[str, Any] | None, version: int | None,
         feedback: list[tuple[str, float]] | None = None,
-    ) -> Hits:  # fmt: skip
+    ) -> Hits | RawHits:  # fmt: skip
         """The hits of one query: a vector or an Id; searched together with what other requests bring, unless it is bent by feedback."""
         if feedback:
             return await self.run(lambda: collection.search(query, k, where=where, version=version, feedback=feedback))
@@ -181,7 +181,7 @@ class Runtime:
     def answered(self, collection: Collection, version: int) -> str:
         """Count an answer and give it an id, which names its version."""
         self.searched[collection, version] += 1
-        return f"{version}-{random.randbytes(8).hex()}"
+        return f"{version}-{random.getrandbits(64):016x}"
 
     def tell_searched(self) -> None:
         """Write the counts of answers."""
@@ -246,9 +246,9 @@ def filter_key(where: dict[str, Any] | None) -> bytes:
         raise vm.InvalidFilter("the filter is nested too deeply") from None
 
 
-def _search(key: SearchKey, queries: list[Any]) -> list[Hits]:
+def _search(key: SearchKey, queries: list[Any]) -> list[RawHits]:
     collection, version, k, where = key
-    return collection.search_many(queries, k, where=orjson.loads(where) if where else None, version=version)
+    return collection.search_raw(queries, k, where=orjson.loads(where) if where else None, version=version)
 
 
 def _encode(collection: Collection, contents: list[Content]) -> list[Any]:

@@ -48,13 +48,12 @@ class Gatekeeper:
         if not self.on:
             _only_from_here(request, address)
             return None
-        key = await self._found(_secret(request.headers.get("authorization", "")), address)
+        key = await self._found(secret_in(request.headers.get("authorization", "")), address)
         self.count(key)
         return key
 
-    def known(self, authorization: str) -> Key | None:
-        """The key of a header that was looked up lately, not counted yet; one in use is looked up again before it is forgotten."""
-        secret = _secret(authorization)
+    def known(self, secret: str | None) -> Key | None:
+        """A key that was looked up lately, not counted yet; one in use is looked up again before it is forgotten."""
         known = self._known.get(secret) if secret is not None else None
         left = 0.0 if known is None else known[0] - time.monotonic()
         if secret is None or known is None or left <= 0:
@@ -100,7 +99,8 @@ class Gatekeeper:
         return Refused(429, "too_many_requests", detail, {"Retry-After": str(max(1, round(reset - time.time())))})
 
 
-def _secret(authorization: str) -> str | None:
+def secret_in(authorization: str) -> str | None:
+    """The secret in a header; None where it is of another kind."""
     kind, _, secret = authorization.partition(" ")
     return secret.strip() if kind.lower() == "bearer" else None
 

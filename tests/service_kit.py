@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -200,6 +202,11 @@ class Answer:
 
     def json(self) -> Any:
         return json.loads(self.content)
+
+
+def packed(*numbers: float) -> bytes:
+    """A vector as base64."""
+    return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers))
 
 
 def answer_of(raw: bytes) -> Answer:

@@ -43,6 +43,7 @@ from vecmeta.client import (
     Unauthorized,
     Unreachable,
 )
+from vecmeta.client.records import sent_query
 from vecmeta.jobs import Jobs
 from vecmeta.teaching import Teaching
 from vecmeta.traffic import Traffic
@@ -125,7 +126,7 @@ def filled(collection: Any) -> Any:
 # -- the same verbs ----------------------------------------------------------------------------------------------------------------
 
 NOT_REMOTE = {  # what makes no sense from afar
-    vm.Collection: {"warm", "settle", "forget", "encoded", "sample"},
+    vm.Collection: {"warm", "settle", "forget", "encoded", "sample", "search_raw"},
     Teaching: set(),
     vm.Database: {"export_to", "import_from"},  # folders of the machine where the database is
     Jobs: {"feedback_given", "counts"},
@@ -278,6 +279,20 @@ def test_answers_are_those_of_the_database(case: str, still: tuple[vm.Collection
 def test_writes_do_what_those_on_the_database_do(case: str, pair: tuple[vm.Collection, RemoteCollection]) -> None:
     local, remote = (WRITES[case](collection) for collection in pair)
     same(local, remote)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_vectors_arrive_to_the_last_bit(pair: tuple[vm.Collection, RemoteCollection], dtype: type) -> None:
+    rows = np.random.default_rng(3).normal(size=(300, 4)).astype(dtype)
+    names = [f"r{n}" for n in range(len(rows))]
+    assert isinstance(sent_query(rows[0], "c", 4)[0]["vector"], str) == (dtype is np.float32)
+    stored, found = [], []
+    for collection in pair:
+        collection.add_vectors(names, rows)
+        stored.append(collection.embed([vm.Id(id) for id in names], version=0))
+        found.append([(hit.id, hit.score) for hit in collection.search(rows[7], 20)])
+    np.testing.assert_array_equal(*stored)
+    assert found[0] == found[1]
 
 
 NAN = [0.0, float("nan"), 0.0, 0.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -164,6 +165,18 @@ def test_search_many_equals_search(toys: vm.Collection) -> None:
     together, apart = toys.search_many(queries, 6), [toys.search(q, 6) for q in queries]
     for a, b in zip(together, apart, strict=True):  # equal scores may stand in any order
         assert sorted(a, key=lambda h: h.id) == sorted(b, key=lambda h: h.id)
+
+
+def test_raw_hits_are_hits_whose_metadata_is_json(toys: vm.Collection) -> None:
+    queries = ["red cat", vm.Id("b"), "blue"]
+    where = {"colour": {"$ne": "green"}}
+    raw, parsed = toys.search_raw(queries, 4, where=where), toys.search_many(queries, 4, where=where)
+    assert [[(id, score, json.loads(about), text) for id, score, about, text in hits] for hits in raw] == [
+        [tuple(hit) for hit in hits] for hits in parsed
+    ]
+    assert {hits.version for hits in raw} == {toys.live}
+    assert toys.search_raw([]) == []
+    assert toys.search_raw(["red"], where={"colour": "none"}) == [[]]
 
 
 def test_feedback_on_a_query_bends_it_and_stores_nothing(toys: vm.Collection) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.service_kit import DIM, Running, Service, answer_of, good, png, refused, rest, served, started
+from tests.service_kit import DIM, Running, Service, answer_of, good, packed, png, refused, rest, served, started
 from tests.test_service_routes import LINES, good_lines
 
 V = [1.0, 0.0, 0.0, 0.0]
@@ -124,7 +124,9 @@ def test_another_kind_of_content(service: Service, points: str, route: str, kind
         b'{"vector": [NaN, 0, 0, 0]}', b'{"vector": [1e400, 0, 0, 0]}', b'{"vector": [-1e400, 0, 0, 0]}',
         b'{"vector": ["1", 0, 0, 0]}', b'{"vector": [true, 0, 0, 0]}', b'{"vector": [null, 0, 0, 0]}', b'{"vector": [[1], 0, 0, 0]}',
         b'{"vector": {"0": 1}}', b'{"vector": []}', b'{"vector": "AAAA"}', b'{"vector": [1, 0, 0, 1' + b"0" * 400 + b"]}",
-        b'{"vector": [' + b"1," * 999_999 + b"1]}",
+        b'{"vector": [' + b"1," * 999_999 + b"1]}", b'{"vector": ""}', b'{"vector": "/etc/passwd"}', b'{"vector": "file:///AAAA"}',
+        b'{"vector": "%s"}' % packed(1, 0, float("nan"), 0), b'{"vector": "%s"}' % packed(0, 0, 0, 0),
+        b'{"vector": "%s"}' % packed(1, 0, 0), b'{"vector": "%s"}' % packed(*[1.0] * 100_000), b'{"vector": ["%s"]}' % packed(1, 0, 0, 0),
     ],
     ids=lambda body: repr(body[:40]),
 )  # fmt: skip

@@ -118,10 +118,15 @@ def test_both_ways_say_the_same(server: Server, what: str) -> None:
 
 
 @pytest.mark.usefixtures("direct_only")
-@pytest.mark.parametrize("what", ["vector", "where", "more than there are"])
+@pytest.mark.parametrize("what", ["vector", "packed", "where", "more than there are"])
 def test_the_connection_answers_itself(server: Server, what: str) -> None:
     assert server.ask(BODIES[what]).status_code == 200
     assert server.ask(BODIES[what], USUAL).status_code == 500
+
+
+@pytest.mark.usefixtures("direct_only")
+def test_a_packed_vector_is_found_as_its_numbers_are(server: Server) -> None:
+    assert server.ask(BODIES["packed"]).json()["hits"] == server.ask(b'{"vector": [1, 0.1, 0, 0], "k": 5}').json()["hits"]
 
 
 @pytest.mark.usefixtures("direct_only")

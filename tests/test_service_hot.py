@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.service_kit import Service, served
+from tests.service_kit import Service, packed, served
 
 USUAL = "application/json; charset=utf-8"  # the short way takes nothing but the plain type
 BODIES: dict[str, bytes] = {
     "vector": b'{"vector": [1, 0.1, 0, 0]}',
+    "packed": b'{"vector": "%s", "k": 5}' % packed(1, 0.1, 0, 0),
+    "packed, another dimension": b'{"vector": "%s"}' % packed(1, 0),
+    "packed, no numbers": b'{"vector": "%s"}' % packed(1, float("nan"), 0, 0),
+    "packed, infinite": b'{"vector": "%s"}' % packed(1, float("inf"), 0, 0),
+    "packed, zero": b'{"vector": "%s"}' % packed(0, 0, 0, 0),
+    "packed, half a number": b'{"vector": "%s"}' % base64.b64encode(bytes(18)),
+    "not packed": b'{"vector": "one, two, three, four"}',
+    "packed for an address": b'{"vector": "AACAPw_-AAAAAAAAAAAAAA=="}',
+    "packed with a line end": b'{"vector": "%s\\n%s"}' % (packed(1, 0.1, 0, 0)[:8], packed(1, 0.1, 0, 0)[8:]),
+    "an empty text": b'{"vector": ""}',
     "id": b'{"id": "i03", "k": 3}',
     "where": b'{"vector": [1, 0, 0, 0], "where": {"n": {"$gte": 4}}, "k": 4}',
     "base": b'{"vector": [0, 1, 0, 0], "version": "base"}',

@@ -19,13 +19,13 @@ from vecmeta.encoders.protocol import Encoder
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.errors import InvalidConfig
 from vecmeta.sample import Sampler
-from vecmeta.searching import Searcher, parsed
+from vecmeta.searching import Searcher, hits_of, parsed, raw_of
 from vecmeta.servings import Servings
 from vecmeta.shelves.protocol import Under
 from vecmeta.spaces import OWN_ENCODER, Space, Spaces
 from vecmeta.teaching import Teaching
 from vecmeta.traffic import Traffic
-from vecmeta.types import Content, Encoded, Hits, Item, Metadata, Policy, Progress, Query, Vectors, Where
+from vecmeta.types import Content, Encoded, Hits, Item, Metadata, Policy, Progress, Query, RawHits, Vectors, Where
 from vecmeta.writing import Writer
 
 
@@ -221,7 +221,13 @@ class Collection(Teaching):
         feedback: Iterable[tuple[str, float]] | None = None,
     ) -> list[Hits]:
         """`search` for several queries at once, all under the same version; one list of hits each."""
-        return self._searcher.search(queries, k, where, intake.version_number(version), feedback)
+        return hits_of(self._searcher.search(queries, k, where, intake.version_number(version), feedback))
+
+    def search_raw(
+        self, queries: Sequence[Query], k: int = 10, *, where: Where | None = None, version: int | None = None
+    ) -> list[RawHits]:
+        """`search_many` for whoever passes hits on: (id, score, metadata as JSON, content), nothing of which is parsed."""
+        return raw_of(self._searcher.search(queries, k, where, intake.version_number(version), None))
 
     def recommend(
         self, like: Sequence[str], unlike: Sequence[str] = (), k: int = 10, where: Where | None = None, version: int | None = None
@@ -231,7 +237,9 @@ class Collection(Teaching):
         Raises:
             ItemNotFound, InvalidConfig (nothing liked), InvalidFilter, VersionNotFound.
         """
-        return self._searcher.recommend(intake.listed(like), intake.listed(unlike), k, where, intake.version_number(version))
+        return hits_of(
+            self._searcher.recommend(intake.listed(like), intake.listed(unlike), k, where, intake.version_number(version))
+        )[0]
 
     def embed(self, contents: Sequence[Query] | ArrayLike, version: int | None = None) -> Vectors:
         """(n, dim) float32 unit rows under a version (None: the live one).

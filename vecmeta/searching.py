@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydantic_core import from_json
@@ -19,8 +20,17 @@ from vecmeta.meta.feedback import bend
 from vecmeta.serving import Serving
 from vecmeta.servings import Servings
 from vecmeta.spaces import Spaces
-from vecmeta.types import Hit, Hits, Id, Query, Vector, Vectors, Where
+from vecmeta.types import Hit, Hits, Id, Query, RawHits, Vector, Vectors, Where
 from vecmeta.where import Node, parse
+
+
+class Found(NamedTuple):
+    """What several queries found under one version: rows, those of one query after those of another, each list best first."""
+
+    rows: Sequence[StoredRow | None]  # all of them are there
+    scores: Sequence[float]
+    ends: Sequence[int]  # of each query's part
+    version: int
 
 
 class Searcher:
@@ -36,14 +46,14 @@ class Searcher:
         where: Where | None,
         version: int | None,
         feedback: Iterable[tuple[str, float]] | None,
-    ) -> list[Hits]:
+    ) -> Found:
         """See `vecmeta.Collection.search_many`."""
         k, node = intake.top(k), parsed(where)
         asked = [queries] if isinstance(queries, (str, bytes, Path, Id)) else list(queries)
         judged = list(feedback or ())
         encoded: dict[int, Vectors] = {}  # by encoder: a second serving is asked where the first one's index has gone
 
-        def answer(serving: Serving) -> list[Hits]:
+        def answer(serving: Serving) -> Found:
             base = encoded.get(serving.encoder)
             if base is None:
                 base = encoded[serving.encoder] = self._spaces.of(serving.encoder).contents.of_queries(asked)
@@ -52,23 +62,23 @@ class Searcher:
                 items, scores = self._judged(serving, judged)
                 landscape = serving.landscape()
                 z = np.stack([bend(row, items, scores, landscape) for row in z]) if len(z) else z
-            return self._hits(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
+            return self._found(serving, z, k, node, [{q.value} if isinstance(q, Id) else set() for q in asked])
 
         return self._servings.ask(version, answer)
 
-    def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Hits:
+    def recommend(self, like: Sequence[str], unlike: Sequence[str], k: int, where: Where | None, version: int | None) -> Found:
         """See `vecmeta.Collection.recommend`."""
         k, node = intake.top(k), parsed(where)
         if not like:
             raise InvalidConfig("recommend() needs at least one liked item")
 
-        def answer(serving: Serving) -> Hits:
+        def answer(serving: Serving) -> Found:
             items, scores = self._judged(serving, [(id, 1.0) for id in like] + [(id, -1.0) for id in unlike])
-            return self._hits(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])[0]
+            return self._found(serving, bend(None, items, scores, serving.landscape())[None], k, node, [{*like, *unlike}])
 
         return self._servings.ask(version, answer)
 
-    def _hits(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> list[Hits]:
+    def _found(self, serving: Serving, z: Vectors, k: int, node: Node | None, without: Sequence[set[str]]) -> Found:
         allowed: Allowed = None
         if node is not None:
             # In the language of the index where it has one that says the same, otherwise the items themselves.
@@ -80,8 +90,7 @@ class Searcher:
         ends = [width * (query + 1) for query in range(len(keys))]
         if extra or not all(rows):  # no row: deleted since the index was asked
             rows, ranked, ends = _chosen(rows, ranked, ends, without, k)
-        made = _made(rows, ranked)
-        return [Hits(made[start:end], version=serving.version) for start, end in pairwise([0, *ends])]
+        return Found(rows, ranked, ends, serving.version)
 
     def _judged(self, serving: Serving, judged: Sequence[tuple[str, float]]) -> tuple[Vectors, Vector]:
         """Adapted vectors (n, dim) and scores (n,) of liked and disliked items."""
@@ -110,18 +119,31 @@ def _chosen(
     return [rows[place] for place in chosen], [scores[place] for place in chosen], found
 
 
-def _made(rows: Sequence[StoredRow | None], scores: Sequence[float]) -> list[Hit]:
-    """Hits of rows, all of which are there.
+def hits_of(found: Found) -> list[Hits]:
+    """Hits of each query.
 
     All in one go, and tuples as they are made: a thousand hits one by one take as long as a fifth of the walk through the graph.
     """
-    if not rows:
-        return []
-    ids, documents, texts, blobs = zip(*rows, strict=True)
-    contents = map(_content, texts, blobs) if blobs.count(None) < len(blobs) else texts
+    ids, documents, contents = _columns(found.rows)
     # Keys come again and again, values seldom: looking for them as well takes half as long again.
     about = from_json(f"[{','.join(documents)}]", cache_strings="keys")
-    return list(map(partial(tuple.__new__, Hit), zip(ids, scores, about, contents, strict=True)))
+    made = list(map(partial(tuple.__new__, Hit), zip(ids, found.scores, about, contents, strict=True)))
+    return [Hits(made[start:end], version=found.version) for start, end in pairwise([0, *found.ends])]
+
+
+def raw_of(found: Found) -> list[RawHits]:
+    """`hits_of` without reading metadata, which takes as long as all the rest of it."""
+    ids, documents, contents = _columns(found.rows)
+    made = list(zip(ids, found.scores, documents, contents, strict=True))
+    return [RawHits(made[start:end], version=found.version) for start, end in pairwise([0, *found.ends])]
+
+
+def _columns(rows: Sequence[StoredRow | None]) -> tuple[Sequence[str], Sequence[str], Iterable[str | bytes | None]]:
+    """Ids, metadata and contents."""
+    if not rows:
+        return (), (), ()
+    ids, documents, texts, blobs = zip(*rows, strict=True)
+    return ids, documents, map(_content, texts, blobs) if blobs.count(None) < len(blobs) else texts
 
 
 def _content(text: str | None, blob: bytes | None) -> str | bytes | None:

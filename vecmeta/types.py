@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vecmeta.errors import InvalidConfig, InvalidJudgement
 
+T = TypeVar("T")
 Vectors: TypeAlias = NDArray[np.float32]  # (n, dim)
 Vector: TypeAlias = NDArray[np.float32]  # (dim,)
 Keys: TypeAlias = NDArray[np.int64]  # (n,)
@@ -74,12 +75,21 @@ class Hit(NamedTuple):
     content: str | bytes | None
 
 
-class Hits(list[Hit]):
-    """The hits of one query, best first, all from one head version: ``hits.version``."""
+RawHit: TypeAlias = tuple[str, float, str, str | bytes | None]  # as Hit, with the JSON that metadata is stored as
 
-    def __init__(self, hits: Iterable[Hit] = (), *, version: int = 0) -> None:
+
+class _Ranked(list[T]):
+    def __init__(self, hits: Iterable[T] = (), *, version: int = 0) -> None:
         super().__init__(hits)
         self.version = version
+
+
+class Hits(_Ranked[Hit]):
+    """The hits of one query, best first, all from one head version: ``hits.version``."""
+
+
+class RawHits(_Ranked[RawHit]):
+    """`Hits` for whoever passes them on: (id, score, metadata as JSON, content)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +313,7 @@ class Key:
 
         Without a collection it is about the database as a whole, which a key of some collections may only read.
         """
-        means = {"read": {"read", "feedback", "write", "admin"}}.get(scope, {scope, "admin"})
-        if not means.intersection(self.scopes):
+        if not (self.scopes if scope == "read" else {scope, "admin"}.intersection(self.scopes)):
             return False
         if self.collections is None:
             return True

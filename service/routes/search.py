@@ -27,7 +27,7 @@ from service.schemas.search import (
     SearchManyBody,
     SearchOptions,
 )
-from vecmeta import Collection, Hits
+from vecmeta import Collection, Hits, RawHits
 
 router = APIRouter(prefix="/collections/{name}", tags=["search"], route_class=FastRoute)
 
@@ -89,7 +89,7 @@ async def answers(service: Runtime, collection: Collection, body: SearchBody) ->
     return await _answers(service, collection, [body], body)
 
 
-def answer_of(service: Runtime, collection: Collection, hits: Hits, content: bool) -> dict[str, Any]:
+def answer_of(service: Runtime, collection: Collection, hits: Hits | RawHits, content: bool) -> dict[str, Any]:
     """Hits as an answer, which is counted."""
     return {"version": hits.version, "search": service.answered(collection, hits.version), "hits": hits_json(hits, content)}
 
@@ -105,7 +105,7 @@ async def _answers(
         version = await service.run(lambda: collection.live)  # one for all of them
     feedback = None if options.feedback is None else [(liked.id, liked.score) for liked in options.feedback]
 
-    async def ranked(version: int | None) -> Sequence[Hits]:
+    async def ranked(version: int | None) -> Sequence[Hits | RawHits]:
         searches = (service.search(collection, query, options.k, options.where, version, feedback) for query in asked)
         return [await search for search in searches] if len(asked) == 1 else await asyncio.gather(*searches)
 

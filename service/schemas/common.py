@@ -6,6 +6,8 @@ import base64
 import binascii
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 MAX_VECTOR = 16_384  # numbers
@@ -40,12 +42,32 @@ def _decoded(value: object) -> object:
         ) from None
 
 
+def unpacked(value: str) -> NDArray[np.float32]:
+    """The numbers of a packed vector. Raises ValueError."""
+    try:
+        return np.frombuffer(base64.b64decode(value, validate=True), "<f4")
+    except ValueError:
+        raise ValueError("not a vector: a list of numbers, or little-endian 32-bit floats as standard base64") from None
+
+
+def _listed(value: object) -> object:
+    return unpacked(value).tolist() if isinstance(value, str) else value
+
+
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_unicode)]
 ItemId = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_unicode)]
 Short = Annotated[str, StringConstraints(min_length=1, max_length=512), AfterValidator(_unicode)]
 Picture = Annotated[bytes, BeforeValidator(_decoded), Field(json_schema_extra={"format": "base64", "contentEncoding": "base64"})]
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Numbers = Annotated[list[float], Field(min_length=1, max_length=MAX_VECTOR)]
+_Listed = Annotated[list[float], Field(min_length=1, max_length=MAX_VECTOR)]
+_Packed = Annotated[
+    str,
+    Field(
+        min_length=8, max_length=-(-4 * MAX_VECTOR // 3) * 4, json_schema_extra={"contentEncoding": "base64"},
+        description="little-endian 32-bit floats as base64: half the bytes, and read in a tenth of the time",
+    ),
+]  # fmt: skip
+Numbers = Annotated[_Listed, BeforeValidator(_listed, json_schema_input_type=_Listed | _Packed)]
 TopK = Annotated[int, Field(ge=1, le=10_000)]
 VersionNumber = Annotated[int, Field(ge=0, lt=2**31)]
 Where = Annotated[dict[str, Any], Field(examples=[{"lang": "en", "year": {"$gte": 2020}}])]

@@ -19,7 +19,7 @@ import numpy as np
 
 import vecmeta as vm
 from vecmeta.bench.machine import machine
-from vecmeta.bench.serve import NAME, load, server, wrk_or_raise
+from vecmeta.bench.serve import NAME, load, packed, server, wrk_or_raise
 from vecmeta.types import Keys, Vectors
 
 TAUGHT, SHOTS = 8, 5  # concepts that are judged before it begins, and items each
@@ -133,7 +133,7 @@ def _client(url: str, key: str) -> httpx.Client:
 
 
 def _load(url: str, key: str, queries: Vectors, seconds: float, clients: int, folder: Path) -> dict[str, Any]:
-    bodies = [json.dumps({"vector": [round(float(x), 7) for x in query], "k": 10}) for query in queries]
+    bodies = [json.dumps({"vector": packed(query), "k": 10}) for query in queries]
     return load(f"{url}/v1/collections/{NAME}/search", bodies, key, clients, seconds, folder)
 
 
@@ -166,7 +166,7 @@ async def _ask_all(url: str, key: str, queries: Vectors, seconds: float, clients
     host, _, port = url.removeprefix("http://").partition(":")
     requests = []
     for query in queries:
-        body = json.dumps({"vector": [round(float(x), 7) for x in query], "k": 10}).encode()
+        body = json.dumps({"vector": packed(query), "k": 10}).encode()
         head = f"POST /v1/collections/{NAME}/search HTTP/1.1\r\nHost: {host}:{port}\r\nAuthorization: Bearer {key}\r\n"
         requests.append(f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
     end = time.perf_counter() + seconds
@@ -196,7 +196,7 @@ def _add(url: str, key: str, number: int, vectors: Vectors, told: Told, stop: th
     with _client(url, key) as client:
         while not stop.wait(0.02):
             row = vectors[rng.integers(len(vectors))]
-            body = {"items": [{"id": f"new-{number}-{made}", "vector": row.tolist(), "metadata": {"by": number}}]}
+            body = {"items": [{"id": f"new-{number}-{made}", "vector": packed(row), "metadata": {"by": number}}]}
             made += 1
             _timed(told, "add", partial(client.put, "/items", json=body))
 

@@ -5,6 +5,7 @@ The load comes from wrk (https://github.com/wg/wrk): a generator in Python would
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -12,10 +13,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ import vecmeta as vm
 from vecmeta.bench.machine import machine
 from vecmeta.bench.vectors import clustered
 from vecmeta.index.faiss_index import FaissIndex
-from vecmeta.types import Vectors
+from vecmeta.types import Vector, Vectors
 
 NAME = "bench"
 BODIES = 1000  # different queries; wrk sends them round and round
@@ -53,7 +55,7 @@ def run(
     *, count: int = 100_000, dim: int = 384, vectors: Path | None = None, connections: int = 32, seconds: float = 30, k: int = 10,
     chroma: str | None = None, progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure one after the other, with the same vectors and queries: the index in process, vecmeta's server, Chroma's.
+    """Measure in turn, with the same vectors and queries: the index in process, vecmeta's server, Chroma's.
 
     Args:
         count, dim: of made-up clustered vectors.
@@ -62,7 +64,8 @@ def run(
         chroma: the executable of Chroma, for `chroma run`; None: it is left out.
 
     Returns:
-        For each: requests a second, p50, p95 and p99 in milliseconds, failed requests; and the ratios.
+        For each: requests a second, p50, p95 and p99 in milliseconds, failed requests; and the ratios. vecmeta is asked twice: with vectors
+        as its own client sends them (base64), and with a list of numbers, as Chroma's client sends its.
 
     Raises:
         InvalidConfig: no wrk, or a file that is none of vectors.
@@ -71,7 +74,7 @@ def run(
     tell = progress or (lambda *_: None)
     rows = clustered(count + BODIES, dim, 0) if vectors is None else _read(vectors)
     stored, queries = rows[:-BODIES], rows[-BODIES:]
-    steps = 4 if chroma else 3
+    steps = 5 if chroma else 4
     tell("index in process", 0, steps)
     facts: dict[str, Any] = {
         **machine(),
@@ -81,7 +84,8 @@ def run(
         "seconds": seconds,
         "k": k,
     }
-    facts["index"] = in_process(stored, queries, k, min(seconds, 10))
+    index, turn = InProcess(stored, queries, k), min(seconds / 3, 10)
+    index.ask(turn)
     tell("filling", 1, steps)
     with tempfile.TemporaryDirectory(prefix="vecmeta-bench-") as folder:
         with vm.open(Path(folder) / "data", device="cpu") as db:
@@ -91,14 +95,18 @@ def run(
             )
             c.settle()
             key, _ = db.keys.create("bench")
-        tell("vecmeta", 2, steps)
-        bodies = [json.dumps({"vector": [round(float(x), 7) for x in query], "k": k}) for query in queries]
         with server(Path(folder) / "data", workers=0) as url:
-            facts["vecmeta"] = load(f"{url}/v1/collections/{NAME}/search", bodies, key, connections, seconds, Path(folder))
+            for done, (form, vector) in enumerate({"vecmeta": packed, "vecmeta_listed": listed}.items(), 2):
+                tell(form.replace("_", ", "), done, steps)
+                bodies = [json.dumps({"vector": vector(query), "k": k}) for query in queries]
+                facts[form] = load(f"{url}/v1/collections/{NAME}/search", bodies, key, connections, seconds, Path(folder))
+                index.ask(turn)
         if chroma:
-            tell("chroma", 3, steps)
+            tell("chroma", steps - 1, steps)
             facts["chroma"] = _chroma(chroma, stored, queries, k, connections, seconds, Path(folder))
-    facts["of_index"] = facts["vecmeta"]["per_second"] / facts["index"]["per_second"]
+    facts["index"] = index.facts()
+    for form in ("", "_listed"):
+        facts[f"of_index{form}"] = facts[f"vecmeta{form}"]["per_second"] / facts["index"]["per_second"]
     if chroma:
         for figure in ("per_second", "p50", "p99"):
             facts[f"{figure}_to_chroma"] = facts["vecmeta"][figure] / facts["chroma"][figure]
@@ -112,32 +120,41 @@ def wrk_or_raise() -> None:
         raise vm.InvalidConfig("this benchmark needs wrk on the path: apt install wrk, brew install wrk")
 
 
-def in_process(stored: Vectors, queries: Vectors, k: int, seconds: float) -> dict[str, Any]:
-    """One query at a time from as many threads as there are cores, without a server or a database."""
-    index = FaissIndex(stored.shape[1])
-    index.add(np.arange(len(stored)), stored)
-    index.settle()
-    threads = os.cpu_count() or 1
-    counts, times = [0] * threads, [[0.0] for _ in range(threads)]
-    end = time.perf_counter() + seconds
+class InProcess:
+    """The index without a server or a database, asked for one query at a time from as many threads as there are cores.
 
-    def ask(number: int) -> None:
-        place = number * 97
+    It is asked before and after a server is, as machines are quicker at one time than at another.
+    """
+
+    def __init__(self, stored: Vectors, queries: Vectors, k: int) -> None:
+        self.threads = os.cpu_count() or 1
+        self._index, self._queries, self._k = FaissIndex(stored.shape[1]), queries, k
+        self._index.add(np.arange(len(stored)), stored)
+        self._index.settle()
+        self._times: list[float] = []  # of each search
+        self._took = 0.0
+
+    def ask(self, seconds: float) -> None:
+        """For so long."""
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(self.threads) as pool:
+            for times in pool.map(partial(self._one, begin + seconds), range(self.threads)):
+                self._times += times
+        self._took += time.perf_counter() - begin
+
+    def _one(self, end: float, number: int) -> list[float]:
+        place, times = number * 97, []
         while (begin := time.perf_counter()) < end:
-            place = (place + 1) % len(queries)
-            index.search(queries[place : place + 1], k)
-            counts[number] += 1
-            times[number].append(time.perf_counter() - begin)
+            place = (place + 1) % len(self._queries)
+            self._index.search(self._queries[place : place + 1], self._k)
+            times.append(time.perf_counter() - begin)
+        return times
 
-    asking = [threading.Thread(target=ask, args=(number,)) for number in range(threads)]
-    begin = time.perf_counter()
-    for thread in asking:
-        thread.start()
-    for thread in asking:
-        thread.join()
-    took = time.perf_counter() - begin
-    p50, p95, p99 = np.percentile(np.concatenate([part[1:] for part in times]), [50, 95, 99]) * 1e3
-    return {"threads": threads, "per_second": sum(counts) / took, "p50": p50, "p95": p95, "p99": p99, "failed": 0}
+    def facts(self) -> dict[str, Any]:
+        """Of all that was asked."""
+        p50, p95, p99 = np.percentile(self._times, [50, 95, 99]) * 1e3
+        per_second = len(self._times) / self._took
+        return {"threads": self.threads, "per_second": per_second, "p50": p50, "p95": p95, "p99": p99, "failed": 0}
 
 
 @contextmanager
@@ -180,6 +197,16 @@ def _await(process: subprocess.Popen[bytes], url: str, patience: float = 120) ->
     raise vm.VecmetaError(f"{url} did not answer in {patience:g} s")
 
 
+def listed(vector: Vector) -> list[float]:
+    """A vector as numbers of the digits that it has."""
+    return [round(float(x), 7) for x in vector]
+
+
+def packed(vector: Vector) -> str:
+    """A vector as `vecmeta.client` sends it."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
 def load(url: str, bodies: list[str], key: str, connections: int, seconds: float, folder: Path) -> dict[str, Any]:
     """What wrk measures, after a little load that does not count."""
     lines, script = folder / "bodies.jsonl", folder / "ask.lua"
@@ -212,7 +239,7 @@ def _chroma(
                 about = [{"n": n, "shelf": f"s{n % 100}"} for n in range(start, start + len(part))]
                 client.post(f"{one}/add", json={"ids": ids, "embeddings": part.tolist(), "metadatas": about}).raise_for_status()
         wanted = {"n_results": k, "include": ["metadatas", "distances", "documents"]}
-        bodies = [json.dumps({"query_embeddings": [[round(float(x), 7) for x in query]], **wanted}) for query in queries]
+        bodies = [json.dumps({"query_embeddings": [listed(query)], **wanted}) for query in queries]
         return load(f"{one}/query", bodies, "none", connections, seconds, folder)
 
 

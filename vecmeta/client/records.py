@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from vecmeta import intake
 from vecmeta.encoders.vectors import unit_rows
@@ -76,10 +77,9 @@ def sent_vectors(
     about = (
         ["{}"] * len(names) if metadata is None else [intake.metadata_json(m, n) for m, n in zip(metadata, names, strict=True)]
     )
-    sent = _numbers(matrix)
     rows = (
-        ({"id": name, "vector": vector, "metadata": orjson.Fragment(m)}, len(m) + NUMBER_BYTES * dim)
-        for name, vector, m in zip(names, sent, about, strict=True)
+        ({"id": name, "vector": vector, "metadata": orjson.Fragment(m)}, len(m) + size)
+        for name, (vector, size), m in zip(names, map(_vector, matrix), about, strict=True)
     )
     return len(names), rows
 
@@ -99,7 +99,8 @@ def sent_query(query: Query, collection: str, dim: int, what: str = "the query")
             f"not a {type(query).__name__} of shape {vector.shape}"
         )
     unit_rows(vector[None], dim, what="query")
-    return {"vector": _numbers(vector)}, NUMBER_BYTES * dim
+    sent, size = _vector(vector)
+    return {"vector": sent}, size
 
 
 def sent_judgement(judgement: Judgement, place: int, collection: str, dim: int) -> tuple[dict[str, Any], int]:
@@ -169,9 +170,12 @@ def _bytes(content: str | bytes) -> int:
     return len(content) if isinstance(content, str) else 4 * len(content) // 3
 
 
-def _numbers(array: Any) -> Any:
-    """An array as orjson takes it: native, contiguous; float32 stays what it is, so that it arrives to the last bit."""
-    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64)
+def _vector(row: NDArray[Any]) -> tuple[str | NDArray[np.float64], int]:
+    """A vector as it is sent, with its bytes: float32 as base64, everything else as numbers. It arrives to the last bit."""
+    if row.dtype == np.float32:
+        packed = base64.b64encode(row.astype("<f4").tobytes()).decode()
+        return packed, len(packed)
+    return np.ascontiguousarray(row, np.float64), NUMBER_BYTES * len(row)
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------------------
