@@ -283,7 +283,7 @@ def test_writes_do_what_those_on_the_database_do(case: str, pair: tuple[vm.Colle
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_vectors_arrive_to_the_last_bit(pair: tuple[vm.Collection, RemoteCollection], dtype: type) -> None:
-    rows = np.random.default_rng(3).normal(size=(300, 4)).astype(dtype)
+    rows: Any = np.random.default_rng(3).normal(size=(300, 4)).astype(dtype)
     names = [f"r{n}" for n in range(len(rows))]
     assert isinstance(sent_query(rows[0], "c", 4)[0]["vector"], str) == (dtype is np.float32)
     stored, found = [], []
@@ -291,7 +291,7 @@ def test_vectors_arrive_to_the_last_bit(pair: tuple[vm.Collection, RemoteCollect
         collection.add_vectors(names, rows)
         stored.append(collection.embed([vm.Id(id) for id in names], version=0))
         found.append([(hit.id, hit.score) for hit in collection.search(rows[7], 20)])
-    np.testing.assert_array_equal(*stored)
+    np.testing.assert_array_equal(stored[0], stored[1])
     assert found[0] == found[1]
 
 

@@ -168,7 +168,7 @@ def test_search_many_equals_search(toys: vm.Collection) -> None:
 
 
 def test_raw_hits_are_hits_whose_metadata_is_json(toys: vm.Collection) -> None:
-    queries = ["red cat", vm.Id("b"), "blue"]
+    queries: list[vm.types.Query] = ["red cat", vm.Id("b"), "blue"]
     where = {"colour": {"$ne": "green"}}
     raw, parsed = toys.search_raw(queries, 4, where=where), toys.search_many(queries, 4, where=where)
     assert [[(id, score, json.loads(about), text) for id, score, about, text in hits] for hits in raw] == [
