@@ -259,7 +259,7 @@ def test_base_vectors_come_from_a_cursor_of_the_server(catalogue: Catalogue, mon
     assert [len(page.keys) for page in (first, *rest)] == [10] * 14 + [4]
     assert np.array_equal(np.concatenate([page.vectors for page in (first, *rest)]), SMALL.x)
     with store.changes(changes.revision) as later:
-        assert (len(later.removed), later.changed) == (50, 0)
+        assert (len(later.removed), later.changed()) == (50, 0)
 
 
 # -- a server that goes and comes --------------------------------------------------------------------------------------------------

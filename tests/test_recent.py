@@ -84,6 +84,19 @@ def test_memory_is_bounded(own: vm.Collection, clusters: Clusters, monkeypatch: 
     assert all(row[0] != "long" for row in own._items._recent._rows.values())
 
 
+def test_memory_is_bounded_by_what_rows_hold(own: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "MOST", 5000)
+    kept = own._items._recent
+    for turn in range(3):
+        own.add_vectors(clusters.ids[:60], clusters.x[:60], [{"text": "x" * (100 + turn)}] * 60)
+        for row in clusters.x[:60]:
+            assert len(own.search(row, 7)) == 7
+        own.delete(clusters.ids[turn * 9 : turn * 9 + 9])
+        own.search_many(list(clusters.x[:2]), 2)
+        lengths = [len(about) + len(text or "") for _, about, text, _ in kept._rows.values()]
+        assert 2000 < sum(lengths) == kept._length <= 5000
+
+
 def test_numbers_of_any_length_survive(own: vm.Collection, clusters: Clusters) -> None:
     metadata = {"int": 123456789012345678901234567890, "float": 0.1, "text": "\u00e4"}
     own.add_vectors(["n"], np.eye(len(clusters.x[0]))[:1], [metadata])

@@ -49,12 +49,13 @@ def reindexed(
     index = empty() if fork is None else fork
     seen, done = [np.empty(0, np.int64)], 0
     with items.changes(0) as changes:
+        total = changes.changed()
         for page in projected(head, changes.pages):
             index.fill(page.keys, page.vectors)
             seen.append(page.keys)
             done += len(page.keys)
             if progress is not None:
-                progress("building", done, changes.changed)
+                progress("building", done, total)
     if fork is None:
         return Reindexed(index, changes.revision, "built", None)
     if len(index) > done:  # some were deleted that the graph still has

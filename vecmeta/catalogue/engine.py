@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
@@ -150,9 +150,11 @@ class Engine(ABC):
     def write_items(self, connection: Connection, collection: int, revision: int, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert or replace items by id: (id, vector, metadata, digest, text, blob)."""
 
-    def pages(self, connection: Connection, query: Select[Any], size: int) -> Generator[Sequence[Any]]:
+    def pages(
+        self, connection: Connection, query: Select[Any], size: int, values: Mapping[str, Any] | None = None
+    ) -> Generator[Sequence[Any]]:
         """Pages of the driver's own rows, never all of them in memory. Making SQLAlchemy's rows costs as much as reading them."""
-        cursor = connection.execute(query).cursor
+        cursor = connection.execute(query, values).cursor
         assert cursor is not None
         try:
             while rows := cursor.fetchmany(size):

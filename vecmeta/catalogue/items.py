@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic_core import from_json  # as json.loads, whole numbers of any length included, in a third of the time
-from sqlalchemy import Connection, and_, delete, func, insert, literal, null, or_, select, update
+from sqlalchemy import Connection, Select, and_, bindparam, delete, func, insert, literal, null, or_, select, update
 
 from vecmeta.catalogue.columns import Columns
 from vecmeta.catalogue.engine import Engine
@@ -60,7 +61,7 @@ class Changes:
 
     revision: int  # the index is current up to here once the changes are applied
     removed: Keys
-    changed: int  # how many rows the pages hold in all
+    changed: Callable[[], int]  # how many rows there are after that revision, whatever the limit; to be asked in the block
     pages: Iterator[Page]
 
 
@@ -71,7 +72,13 @@ class ItemStore:
         self._engine, self._id, self._name, self._dim = engine, collection, name, dim
         self._recent = RecentRows(engine, collection)
         self._columns = Columns(engine, collection)
-        self._revision = select(collections.c.revision).where(collections.c.id == collection)
+        # Made once: to make such an expression takes as long as what the database does with it.
+        mine = collections.c.id == collection
+        self._revision = select(collections.c.revision).where(mine)
+        self._next = update(collections).where(mine).values(revision=collections.c.revision + 1).returning(collections.c.revision)
+        graves = tombstones.c.collection == collection, tombstones.c.revision > bindparam("since")
+        self._graves = select(tombstones.c.key).where(*graves)
+        self._newer: dict[tuple[bool, bool, bool], Select[Any]] = {}
 
     # -- writing -------------------------------------------------------------------------------------------------------------
 
@@ -99,10 +106,7 @@ class ItemStore:
         return len(keys)
 
     def _next_revision(self, connection: Connection) -> int:
-        c = collections.c
-        revision: int | None = connection.scalar(
-            update(collections).where(c.id == self._id).values(revision=c.revision + 1).returning(c.revision)
-        )
+        revision: int | None = connection.scalar(self._next)
         if revision is None:
             raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
         return revision
@@ -196,23 +200,29 @@ class ItemStore:
 
         `key`: of that revision too the rows above it, to go on where a `Page` ended. `described`: with ids and metadata. `limit`: rows.
         """
-        c = items.c
+        told = {"since": since, "key": key, "most": sys.maxsize if limit is None else limit}
+        rows, counted = (self._after(key > 0, described, count) for count in (False, True))
         with self._engine.reading() as connection:
-            revision = connection.scalar(select(collections.c.revision).where(collections.c.id == self._id))
+            revision = connection.scalar(self._revision)
             if revision is None:
                 raise CollectionNotFound(f"the collection {self._name!r} has been dropped")
-            beyond = c.revision > since
-            newer = (c.collection == self._id, or_(beyond, and_(c.revision == since, c.key > key)) if key else beyond)
-            if since == 0:  # a new index has nothing to remove
-                removed = np.empty(0, dtype=np.int64)
-            else:
-                graves = (tombstones.c.collection == self._id, tombstones.c.revision > since)
-                removed = np.fromiter(connection.scalars(select(tombstones.c.key).where(*graves)), dtype=np.int64)
-            changed = connection.scalar(select(func.count()).select_from(items).where(*newer)) or 0
+            removed: Keys = np.empty(0, dtype=np.int64)
+            if since:  # a new index has nothing to remove
+                removed = np.fromiter(connection.scalars(self._graves, told), dtype=np.int64)
+            with closing(self._engine.pages(connection, rows, _PAGE, told)) as pages:
+                yield Changes(revision, removed, lambda: connection.scalar(counted, told) or 0, self._pages(pages))
+
+    def _after(self, key: bool, described: bool, count: bool) -> Select[Any]:
+        """What `changes` reads, or how many rows that is without a limit."""
+        c = items.c
+        if (made := self._newer.get((key, described, count))) is None:
+            beyond: Any = c.revision > bindparam("since")
+            if key:
+                beyond = or_(beyond, and_(c.revision == bindparam("since"), c.key > bindparam("key")))
             columns = (c.key, c.vector, c.revision, *((c.id, c.metadata) if described else ()))
-            query = select(*columns).where(*newer).order_by(c.revision, c.key).limit(limit)
-            with closing(self._engine.pages(connection, query, _PAGE)) as rows:
-                yield Changes(revision, removed, changed, self._pages(rows))
+            made = select(func.count()) if count else select(*columns).order_by(c.revision, c.key).limit(bindparam("most"))
+            made = self._newer[key, described, count] = made.select_from(items).where(c.collection == self._id, beyond)
+        return made
 
     def between(self, low: int, high: int) -> Iterator[Page]:
         """Items whose keys lie from `low` up to `high`, with ids and metadata."""

@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast, get_args
@@ -173,11 +173,13 @@ class PostgresEngine(Engine):
         values = (ids, vectors, [escapes.json_in(d) for d in documents], digests, [self.text_in(t) for t in texts], blobs)
         connection.exec_driver_sql(_WRITE, (collection, revision, *values))
 
-    def pages(self, connection: Connection, query: Select[Any], size: int) -> Generator[Sequence[Any]]:
+    def pages(
+        self, connection: Connection, query: Select[Any], size: int, values: Mapping[str, Any] | None = None
+    ) -> Generator[Sequence[Any]]:
         """See `Engine.pages`: by a cursor of the server's; the driver's own would fetch everything at once."""
         compiled = query.compile(dialect=self._engine.dialect)
         with _told(connection).connection.cursor(name=f"pages_{next(_numbers)}") as cursor:
-            cursor.execute(str(compiled), compiled.construct_params())
+            cursor.execute(str(compiled), compiled.construct_params(values))
             while rows := cursor.fetchmany(size):
                 yield rows
 

@@ -7,7 +7,7 @@ once a row, which other threads then hold for a while. Most of what is found is 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from sqlalchemy import select
@@ -17,8 +17,9 @@ from vecmeta.catalogue.lists import chunks
 from vecmeta.catalogue.tables import collections, items, tombstones
 from vecmeta.types import Keys
 
-KEPT = 20_000  # rows
-LONGEST = 4_000  # characters of metadata and text of a row that is kept; at most 80 MB in all, a few as a rule
+KEPT = 100_000  # rows
+LONGEST = 4_000  # characters of metadata and text of a row that is kept
+MOST = 40_000_000  # of all rows: 80 MB, where they are not ASCII alone; a few as a rule
 
 StoredRow = tuple[str, str, str | None, bytes | None]  # id, metadata as JSON, text, blob
 
@@ -34,6 +35,7 @@ class RecentRows:
             items.c.key.op("IN")(KEYS)
         )
         self._rows: dict[int, StoredRow] = {}  # oldest first
+        self._length = 0  # characters of metadata and text
         self._revision = 0  # no row here is older than its state at this revision
         self._lock = threading.Lock()
 
@@ -48,21 +50,29 @@ class RecentRows:
         read, at = self._read(list({key for key, row in zip(keys, found, strict=True) if row is None}))
         with self._lock:
             if self._revision <= at:  # else a write that came between may have changed what was read
-                self._rows |= {
-                    key: row for key, row in read.items() if row[3] is None and len(row[1]) + len(row[2] or "") <= LONGEST
-                }
-                if len(self._rows) > KEPT:
-                    for key in list(islice(self._rows, len(self._rows) - KEPT // 2)):
-                        del self._rows[key]
+                self._keep(read)
         return [row or read.get(key) for key, row in zip(keys, found, strict=True)]
 
     def touched(self, keys: Keys, since: int, until: int) -> None:
         """These are all that was written or deleted after `since`, up to `until`."""
         with self._lock:
             if since <= self._revision < until:
-                for key in keys.tolist() if self._rows else ():
-                    self._rows.pop(key, None)
+                self._forget(keys.tolist() if self._rows else ())
                 self._revision = until
+
+    def _keep(self, read: dict[int, StoredRow]) -> None:
+        self._forget(read)  # another thread may have read them as well
+        for key, row in read.items():
+            if row[3] is None and (length := _length(row)) <= LONGEST:
+                self._rows[key] = row
+                self._length += length
+        while len(self._rows) > KEPT or self._length > MOST:
+            self._forget(list(islice(self._rows, len(self._rows) // 8 + 1)))
+
+    def _forget(self, keys: Iterable[int]) -> None:
+        for key in keys:
+            row = self._rows.pop(key, None)
+            self._length -= 0 if row is None else _length(row)
 
     def _renew(self) -> None:
         """Forget what was written or deleted since."""
@@ -72,9 +82,8 @@ class RecentRows:
                 changed = select(table.c.key).where(table.c.collection == self._id, table.c.revision > self._revision)
                 keys = connection.scalars(changed.limit(KEPT)).all()
                 if len(keys) == KEPT:  # a bulk load: not worth telling apart
-                    self._rows.clear()
-                for key in keys:
-                    self._rows.pop(key, None)
+                    self._rows, self._length = {}, 0
+                self._forget(keys)
         self._revision = now
 
     def _read(self, keys: Sequence[int]) -> tuple[dict[int, StoredRow], int]:
@@ -89,3 +98,7 @@ class RecentRows:
             if rows:
                 oldest = rows[0][1] if oldest is None else min(oldest, rows[0][1])
         return found, oldest or 0
+
+
+def _length(row: StoredRow) -> int:
+    return len(row[1]) + len(row[2] or "")

@@ -127,8 +127,9 @@ class Pipeline:
                     removed = np.union1d(removed, graves)
                     if touched is not None:
                         touched.append(graves)
+                whole = changes.changed() <= SNAPSHOT
                 yield changes.pages
-            if changes.changed <= SNAPSHOT:
+            if whole:
                 self.revision, self._key = changes.revision, 0
                 return
 
