@@ -18,9 +18,10 @@ from PIL import Image
 
 from vecmeta.encoders import ImageEncoder, TextEncoder, open_encoder
 from vecmeta.encoders.image import default_image_encoder
-from vecmeta.encoders.layers import fold_norms, pack_linears, quantise_linears
+from vecmeta.encoders.layers import exchanged, fold_norms, pack_linears, packed_linear, quantise_linears
 from vecmeta.encoders.plain import PlainImages, PlainText
 from vecmeta.encoders.tokens import batches, token_counter
+from vecmeta.encoders.unpadded import unpad_bert
 from vecmeta.encoders.weights import half_precision, inference
 from vecmeta.errors import EncoderUnavailable, UndecodableContent
 from vecmeta.types import Vectors
@@ -177,6 +178,77 @@ def test_int8_layers_are_near_and_each_row_is_its_own() -> None:
         assert ((found - exact).abs() / scale).max() < 0.03
         for row in range(20):
             assert torch.equal(model.first(rows[:1, row : row + 1])[0, 0], found[0, row])
+
+
+# ---- without padding
+
+
+def bert(attention: str = "sdpa", **options: Any) -> Any:
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 50}
+    model = BertModel(BertConfig(**size, attn_implementation=attention, **options)).eval()
+    for parameter in model.parameters():  # as made, all attention is the same
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+MASKS = {
+    "none": None,
+    "nothing padded": [[1] * 7] * 5,
+    "to the right": [[1] * length + [0] * (7 - length) for length in (7, 7, 4, 4, 1)],
+    "to the left": [[0] * (7 - length) + [1] * length for length in (2, 7, 1, 5, 5)],
+}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_bert_without_padding_computes_the_same(attention: str, mask: str) -> None:
+    model, tokens = bert(attention), torch.randint(0, 50, (5, 7))
+    given = None if MASKS[mask] is None else torch.tensor(MASKS[mask])
+    with torch.inference_mode():
+        before = model(tokens, attention_mask=given).last_hidden_state
+        unpad_bert(torch.nn.Sequential(model), packed_linear)
+        after = model(tokens, attention_mask=given).last_hidden_state
+    assert after.shape == before.shape == (5, 7, 32)
+    seen = torch.ones(5, 7, dtype=torch.bool) if given is None else given.bool()
+    assert torch.allclose(after[seen], before[seen], atol=1e-5)
+    assert not after[~seen].any()
+
+
+def test_models_that_have_no_such_bert_stay_as_they_were() -> None:
+    for model in (Two(), bert(is_decoder=True)):
+        children = list(model.children())
+        with pytest.raises(TypeError, match="without a BERT"):
+            unpad_bert(model, packed_linear)
+        assert list(model.children()) == children
+    model, answers = bert(), iter([np.zeros(3, np.float32), np.full(3, 0.01, np.float32)])
+    encoder = model.encoder
+    assert not exchanged(lambda: unpad_bert(model, packed_linear), lambda: next(answers))
+    assert model.encoder is encoder
+    del model.encoder.layer[1].attention.self.key  # made otherwise
+    assert not exchanged(lambda: unpad_bert(model, packed_linear), lambda: np.zeros(3, np.float32))
+    assert model.encoder is encoder
+
+
+def test_the_default_encoders_do_without_padding(text: TextEncoder, int8: TextEncoder) -> None:
+    for encoder in (text, int8):
+        assert [type(module).__name__ for module in encoder.model().modules()].count("Unpadded") == 1
+        assert not encoder._model.get().equal
+    assert not any(type(module).__name__ == "Unpadded" for module in text.plain().modules())
+
+
+def test_int8_of_another_kind_of_model_is_encoded_by_length(int8: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> Any:
+        raise TypeError("no BERT")
+
+    monkeypatch.setattr("vecmeta.encoders.text.unpad_bert", none)
+    other = cast(TextEncoder, open_encoder("text:int8"))
+    together = other.encode(TEXTS)
+    assert other._model.get().equal
+    assert (together * int8.encode(TEXTS)).sum(1).min() > 0.98
+    np.testing.assert_allclose(other.encode(TEXTS[4:5])[0], together[4], atol=1e-6)
 
 
 # ---- text:int8

@@ -9,9 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vecmeta.encoders.layers import pack_linears, quantise_linears
+from vecmeta.encoders.layers import (
+    check_whole_products,
+    exchanged,
+    pack_linears,
+    packed_linear,
+    quantise_linears,
+    whole_linear,
+)
 from vecmeta.encoders.model_folder import dimension, model_files
 from vecmeta.encoders.tokens import batches, token_counter
+from vecmeta.encoders.unpadded import unpad_bert
 from vecmeta.encoders.vectors import unit_rows
 from vecmeta.encoders.weights import (
     Lazy,
@@ -33,6 +41,7 @@ MAX_TEXT_CHARS = 1_000_000  # a longer text is an error: it is a file that nobod
 CHARS_PER_TOKEN = 40  # of a long text the first 40 characters per token of the model are tokenised; the rest cannot count
 _TOKENS_PER_THREAD = 512  # of a batch: what a layer makes of them stays in a core's cache; 1,024 at least
 _TOKENS_ON_GPU = 64 * 256
+_NEAR = 0.1  # how far numbers of a unit row may move where layers compute in int8; .03 were seen
 _WARM = ["warm up", "warm"]  # of different lengths
 
 
@@ -96,16 +105,25 @@ class TextEncoder:
             model, device = plain_model(self._folder, "cpu" if self.int8 else device)
             if hasattr(self, "dim") and _width(model) != self.dim:
                 raise ValueError(f"it makes vectors of {_width(model)} dimensions, but its files promise {self.dim}")
-            half = half_precision(device)
-            if self.int8:
-                self._quantise(model)
-            elif device == "cpu" and half is None:
-                pack_linears(model, lambda: model.encode(_WARM, show_progress_bar=False, normalize_embeddings=True))
-            return _Loaded(model, device, half, _tokens(device), token_counter(model), self.int8)
+            half, equal = half_precision(device), False
 
-    def _quantise(self, model: Any) -> None:
+            def probe() -> Vectors:
+                return np.asarray(model.encode(_WARM, show_progress_bar=False, normalize_embeddings=True))
+
+            if self.int8:
+                equal = not self._quantise(model, probe)
+            elif device == "cpu" and half is None:
+                exchanged(lambda: unpad_bert(model, packed_linear), probe)
+                pack_linears(model, probe)
+            return _Loaded(model, device, half, _tokens(device), token_counter(model), equal)
+
+    def _quantise(self, model: Any, probe: Callable[[], Vectors]) -> bool:
+        """Whether texts of different lengths may be encoded together."""
         try:
+            check_whole_products()
+            unpadded = exchanged(lambda: unpad_bert(model, whole_linear), probe, agree=_NEAR)
             quantise_linears(model)
+            return unpadded
         except (RuntimeError, AttributeError) as error:
             plain = self.name.partition("-int8@")[0]
             raise EncoderUnavailable(f"{self.name} cannot be had here: {error}; use the encoder of {plain} itself") from error
