@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,14 +81,12 @@ def item_json(item: Item) -> dict[str, Any]:
 
 def hits_json(hits: Hits | RawHits, content: bool) -> list[dict[str, Any]]:
     """See `schemas.HitModel`; raw metadata passes as it is."""
-    told: list[dict[str, Any]] = [
-        {"id": id, "score": score, "metadata": orjson.Fragment(metadata) if type(metadata) is str else metadata}
-        for id, score, metadata, _ in hits
-    ]
+    ready: Callable[[Any], Any] = orjson.Fragment if isinstance(hits, RawHits) else dict
+    told: list[dict[str, Any]] = [{"id": id, "score": score, "metadata": ready(metadata)} for id, score, metadata, _ in hits]
     if content:
-        for entry, (*_, held) in zip(told, hits, strict=True):
-            if held is not None:
-                entry.update(content_json(held))
+        for entry, hit in zip(told, hits, strict=True):
+            if hit[3] is not None:
+                entry.update(content_json(hit[3]))
     return told
 
 

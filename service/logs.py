@@ -31,9 +31,10 @@ class Buffered:
 _access = Buffered()
 
 
-def access(**fields: str | float | None) -> None:
+def access(id: str, method: str, route: str, status: int, ms: float, key: str | None) -> None:
     """The line of a request: as structlog writes it, for a tenth of the time."""
-    line = {**fields, "event": "request", "level": "info", "timestamp": datetime.now(UTC)}
+    line = {"id": id, "method": method, "route": route, "status": status, "ms": ms, "key": key}
+    line |= {"event": "request", "level": "info", "timestamp": datetime.now(UTC)}
     _access.msg(orjson.dumps(line))
 
 

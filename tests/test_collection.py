@@ -8,12 +8,15 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import vecmeta as vm
 from tests.conftest import Clusters, WordCounter
+from vecmeta.catalogue import judgements
+from vecmeta.catalogue.judgements import Word
 from vecmeta.catalogue.versions import State
 from vecmeta.serving import Serving
 
@@ -212,6 +215,32 @@ def test_embed_is_the_encoder_under_the_base(toys: vm.Collection) -> None:
 
 
 # -- judgements --------------------------------------------------------------------------------------------------------------
+
+
+def test_feedback_reads_of_the_log_what_it_is_about(db: vm.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = db.create("own", encoder="vectors", dim=3)
+    names = [f"i{n}" for n in range(1300)]  # more than one statement asks for
+    own.add_vectors(names, np.random.default_rng(0).normal(size=(1300, 3)))
+    queries = [np.eye(3)[n % 3] + n for n in range(1300)]
+    batch = [vm.Judgement(name, concept="x") for name in names]
+    batch += [vm.Judgement(name, query=query, user="u") for name, query in zip(names, queries, strict=True)]
+    assert own.feedback(batch) == vm.Understood(2600, 0, 0)
+    read: list[Word] = []
+
+    def noted(*row: Any) -> Word:
+        read.append(Word(*row))
+        return read[-1]
+
+    monkeypatch.setattr(judgements, "Word", noted)
+    few = [vm.Judgement("i7", concept="x"), vm.Judgement("i8", query=queries[8], score=-1.0)]
+    assert own.feedback(few) == vm.Understood(0, 1, 1)
+    assert sorted(word.item for word in read) == ["i7", "i7", "i8", "i8"]
+    assert own.feedback(batch) == vm.Understood(0, 2599, 1)  # what was said of i8 is taken back
+    with own._log._engine.reading() as connection:
+        if connection.dialect.name == "sqlite":
+            query = "SELECT seq, item FROM judgements WHERE collection = 1 AND item IN ('a', 'b')"
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            assert any("judgements_by_item" in row[-1] for row in plan)
 
 
 def test_feedback_counts_new_repeated_and_contradicting(toys: vm.Collection) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import inspect
 
 import vecmeta as vm
 from tests.conftest import WordCounter
@@ -546,8 +547,12 @@ def test_a_database_of_before_is_brought_up_to_date(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
     engine = SqliteEngine(tmp_path / "db" / "vecmeta.db")
     assert migrate(engine, MIGRATIONS[:2]) == 2
+    with engine.writing("schema") as connection:
+        connection.exec_driver_sql("DROP INDEX judgements_by_item")  # which tables had not then
     engine.close()
     with vm.open(tmp_path / "db", device="cpu") as db:
         own = db.create("own", encoder="vectors", dim=2)
         own.add_vectors(["a"], np.eye(2)[:1])
         assert own.versions()[0].encoder == "vectors@2"
+        with own._log._engine.reading() as connection:
+            assert "judgements_by_item" in {index["name"] for index in inspect(connection).get_indexes("judgements")}

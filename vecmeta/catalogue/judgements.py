@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
-from sqlalchemy import func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
 from vecmeta.catalogue.engine import Engine
+from vecmeta.catalogue.lists import among
 from vecmeta.catalogue.moments import aware
 from vecmeta.catalogue.tables import judgements, queries
 from vecmeta.types import Id, Judgement, Query, Understood, Vectors
@@ -70,14 +70,15 @@ class JudgementLog:
 
     def __init__(self, engine: Engine, collection: int, dim: int) -> None:
         self._engine, self._id, self._dim = engine, collection, dim
+        c = judgements.c
+        self._log = select(c.seq, c.item, c.concept, c.query, c.user, c.score).where(c.collection == collection)
 
     def append(self, entries: Sequence[Entry]) -> Understood:
         """Write a batch, all or nothing. A judgement that repeats the latest word, and that user's own, is not written again."""
         counts = {"new": 0, "duplicate": 0, "contradicting": 0}
         with self._engine.writing("log", self._id) as connection:
-            rows = connection.execute(select(queries.c.digest, queries.c.id).where(queries.c.collection == self._id))
-            asked: dict[bytes, int] = {row.digest: row.id for row in rows}
-            words = self._words(connection.execute)
+            asked = self._known(connection, entries)
+            words = self._said(connection, entries)
             latest = {(w.item, w.concept, w.query): w.score for w in words}
             own = {(w.item, w.concept, w.query, w.user): w.score for w in words}
             fresh = []
@@ -120,7 +121,7 @@ class JudgementLog:
         """The latest word on each item and concept or query, in the order of the log; those taken back (score 0) are left out."""
         latest: dict[tuple[object, ...], Opinion] = {}
         with self._engine.reading() as connection:
-            words = self._words(connection.execute)
+            words = self._words(connection)
         for word in words:
             about = (word.item, word.concept, word.query)
             if about in latest and latest[about].score == word.score:
@@ -133,18 +134,29 @@ class JudgementLog:
         """What more than one user spoke of: each user's latest word on it, the latest last."""
         latest: dict[tuple[object, ...], dict[str | None, Word]] = {}
         with self._engine.reading() as connection:
-            words = self._words(connection.execute)
+            words = self._words(connection)
         for word in words:
             said = latest.setdefault((word.item, word.concept, word.query), {})
             said.pop(word.user, None)
             said[word.user] = word
         return [list(said.values()) for said in latest.values() if len(said) > 1]
 
-    def _words(self, execute: Callable[..., Iterable[Sequence[Any]]]) -> list[Word]:
+    def _words(self, connection: Connection) -> list[Word]:
         """The whole log, oldest first."""
-        c = judgements.c
-        query = select(c.item, c.concept, c.query, c.user, c.score).where(c.collection == self._id).order_by(c.seq)
-        return [Word(*row) for row in execute(query)]
+        return [Word(*row[1:]) for row in connection.execute(self._log.order_by(judgements.c.seq))]
+
+    def _said(self, connection: Connection, entries: Sequence[Entry]) -> list[Word]:
+        """What was said of the items of a batch, oldest first: a log grows, and a batch does not."""
+        about = dict.fromkeys(entry.item for entry in entries)
+        # Sorted here: asked to sort, SQLite would rather read the whole log, which is sorted already.
+        rows = sorted(among(connection, self._log, judgements.c.item, about), key=lambda row: row[0])
+        return [Word(*row[1:]) for row in rows]
+
+    def _known(self, connection: Connection, entries: Sequence[Entry]) -> dict[bytes, int]:
+        """Rows of the queries of a batch that were asked before, by digest."""
+        digests = dict.fromkeys(entry.query.digest for entry in entries if entry.query is not None)
+        mine = select(queries.c.digest, queries.c.id).where(queries.c.collection == self._id)
+        return {row.digest: row.id for row in among(connection, mine, queries.c.digest, digests)}
 
     def asked(self) -> dict[int, AskedQuery]:
         """The queries that judgements speak of, by their row."""

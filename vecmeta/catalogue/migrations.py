@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from sqlalchemy import Column, Connection, DateTime, Integer, MetaData, String, Table, func, insert, inspect, select
+from sqlalchemy.schema import CreateIndex
 
 from vecmeta.catalogue import tables
 from vecmeta.catalogue.engine import Engine
@@ -47,12 +48,18 @@ def index_tables(connection: Connection) -> None:
     tables.metadata.create_all(connection, tables.FIFTH)
 
 
+def judgements_by_item(connection: Connection) -> None:
+    """What was said of an item is found without reading the whole log."""
+    connection.execute(CreateIndex(tables.judgements_by_item, if_not_exists=True))  # a new database has it with its table
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     first_tables,
     service_tables,
     encoder_tables,
     identity_of_database,
     index_tables,
+    judgements_by_item,
 )
 
 

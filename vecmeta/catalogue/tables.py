@@ -132,6 +132,7 @@ judgements = Table(
     Index("judgements_by_collection", "collection", "seq"),
     sqlite_autoincrement=True,
 )
+judgements_by_item = Index("judgements_by_item", judgements.c.collection, judgements.c.item, judgements.c.seq)  # sixth migration
 
 versions = Table(
     "versions",

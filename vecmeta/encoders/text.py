@@ -62,7 +62,8 @@ class TextEncoder:
 
     A text is cut at the model's own maximum of tokens (256 for the default model), as that model defines it. On a GPU the network
     computes in bfloat16 (float16 on GPUs before Ampere): cosines with the vectors of a processor are .999 and more. On a processor
-    vectors are those of plain sentence-transformers to float32 rounding, by faster products where torch has them, see `layers`.
+    vectors are those of plain sentence-transformers to float32 rounding, by faster products where torch has them, see `layers`, and without
+    padding, see `unpadded`.
     """
 
     modality: Literal["text", "image", "vector"] = "text"
