@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,6 +279,24 @@ def test_the_projector_does_what_the_head_does(strength: float, linear: bool) ->
     torch.set_num_threads(before)
     identity = projector(IdentityHead(24))
     np.testing.assert_array_equal(identity.project(rows), rows)
+
+
+@pytest.mark.parametrize("how", ["missing", "wrong"])
+def test_projecting_without_the_quickest_products(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def other(*given: Any) -> torch.Tensor:
+        asked.append(len(given[0]))
+        if how == "missing":
+            raise AttributeError(how)
+        return torch.zeros(len(given[0]), 24)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", other)
+    head = head_of(1.0, linear=True)
+    rows = np.random.default_rng(4).standard_normal((300, 24)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(projector(head).project(rows), head.project(rows), atol=2e-6)
+    assert asked == [3, 3, 3]  # once for each matrix, and not again
 
 
 def test_pages_come_in_their_order_and_errors_come_out() -> None:
