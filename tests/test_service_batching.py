@@ -333,17 +333,17 @@ def test_concurrent_searches_with_different_filters_and_k(service: Service) -> N
 
 
 def test_503_when_too_many_wait(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, search = threading.Event(), vm.Collection.search_many
+    go_on, search = threading.Event(), vm.Collection.search_raw
     begun: list[int] = []
 
-    def slow(collection: vm.Collection, *args: Any, **kwargs: Any) -> list[vm.Hits]:
+    def slow(collection: vm.Collection, *args: Any, **kwargs: Any) -> list[vm.RawHits]:
         begun.append(1)
         assert go_on.wait(20)
         return search(collection, *args, **kwargs)
 
     with served(tmp_path_factory.mktemp("overload") / "db", waiting=2, search_threads=1) as service:
         name = service.points()
-        monkeypatch.setattr(vm.Collection, "search_many", slow)
+        monkeypatch.setattr(vm.Collection, "search_raw", slow)
 
         def ask(_: int) -> Any:
             return service.client.post(f"/v1/collections/{name}/search", json={"vector": [1.0, 0.0, 0.0, 0.0]})
