@@ -51,11 +51,8 @@ def _sample(items: ItemVectors, head: Projector) -> tuple[int, Keys, Vectors]:
     with items.changes(0) as changes:  # as a build reads them
         pages = list(projected(head, islice(changes.pages, PAGES)))
         keys = np.concatenate([np.empty(0, np.int64), *(page.keys for page in pages)])
-        return (
-            changes.changed(),
-            keys,
-            np.concatenate([page.vectors for page in pages]) if pages else np.empty((0, 0), np.float32),
-        )
+        vectors = np.concatenate([page.vectors for page in pages]) if pages else np.empty((0, 0), np.float32)
+        return changes.changed(), keys, vectors
 
 
 def _indexing(index: FiledIndex, keys: Keys, vectors: Vectors) -> float:

@@ -19,7 +19,8 @@ import numpy as np
 
 import vecmeta as vm
 from vecmeta.bench.machine import machine
-from vecmeta.bench.serve import NAME, load, packed, server, wrk_or_raise
+from vecmeta.bench.serve import NAME, load, server, wrk_or_raise
+from vecmeta.client.records import packed
 from vecmeta.types import Keys, Vectors
 
 TAUGHT, SHOTS = 8, 5  # concepts that are judged before it begins, and items each

@@ -5,7 +5,6 @@ The load comes from wrk (https://github.com/wg/wrk): a generator in Python would
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ import numpy as np
 import vecmeta as vm
 from vecmeta.bench.machine import machine
 from vecmeta.bench.vectors import clustered
+from vecmeta.client.records import packed
 from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.types import Vector, Vectors
 
@@ -200,11 +200,6 @@ def _await(process: subprocess.Popen[bytes], url: str, patience: float = 120) ->
 def listed(vector: Vector) -> list[float]:
     """A vector as numbers of the digits that it has."""
     return [round(float(x), 7) for x in vector]
-
-
-def packed(vector: Vector) -> str:
-    """A vector as `vecmeta.client` sends it."""
-    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
 
 
 def load(url: str, bodies: list[str], key: str, connections: int, seconds: float, folder: Path) -> dict[str, Any]:

@@ -77,16 +77,16 @@ class JudgementLog:
         """Write a batch, all or nothing. A judgement that repeats the latest word, and that user's own, is not written again."""
         counts = {"new": 0, "duplicate": 0, "contradicting": 0}
         with self._engine.writing("log", self._id) as connection:
-            asked = self._known(connection, entries)
+            digests = [None if entry.query is None else entry.query.digest for entry in entries]
+            asked = self._known(connection, digests)
             words = self._said(connection, entries)
             latest = {(w.item, w.concept, w.query): w.score for w in words}
             own = {(w.item, w.concept, w.query, w.user): w.score for w in words}
             fresh = []
             now = datetime.now(UTC)
-            for entry in entries:
+            for entry, digest in zip(entries, digests, strict=True):
                 query = None
-                if entry.query is not None:
-                    digest = entry.query.digest
+                if entry.query is not None and digest is not None:
                     if digest not in asked:
                         q = entry.query
                         values = {"digest": digest, "kind": q.kind, "text": q.text, "blob": q.blob, "vector": q.vector}
@@ -152,11 +152,11 @@ class JudgementLog:
         rows = sorted(among(connection, self._log, judgements.c.item, about), key=lambda row: row[0])
         return [Word(*row[1:]) for row in rows]
 
-    def _known(self, connection: Connection, entries: Sequence[Entry]) -> dict[bytes, int]:
-        """Rows of the queries of a batch that were asked before, by digest."""
-        digests = dict.fromkeys(entry.query.digest for entry in entries if entry.query is not None)
+    def _known(self, connection: Connection, digests: Sequence[bytes | None]) -> dict[bytes, int]:
+        """Rows of those queries that were asked before, by digest."""
         mine = select(queries.c.digest, queries.c.id).where(queries.c.collection == self._id)
-        return {row.digest: row.id for row in among(connection, mine, queries.c.digest, digests)}
+        wanted = dict.fromkeys(digest for digest in digests if digest is not None)
+        return {row.digest: row.id for row in among(connection, mine, queries.c.digest, wanted)}
 
     def asked(self) -> dict[int, AskedQuery]:
         """The queries that judgements speak of, by their row."""

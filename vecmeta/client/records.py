@@ -170,11 +170,16 @@ def _bytes(content: str | bytes) -> int:
     return len(content) if isinstance(content, str) else 4 * len(content) // 3
 
 
+def packed(vector: NDArray[np.float32]) -> str:
+    """A float32 vector (dim,) as base64."""
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+
 def _vector(row: NDArray[Any]) -> tuple[str | NDArray[np.float64], int]:
     """A vector as it is sent, with its bytes: float32 as base64, everything else as numbers. It arrives to the last bit."""
     if row.dtype == np.float32:
-        packed = base64.b64encode(row.astype("<f4").tobytes()).decode()
-        return packed, len(packed)
+        sent = packed(row)
+        return sent, len(sent)
     return np.ascontiguousarray(row, np.float64), NUMBER_BYTES * len(row)
 
 

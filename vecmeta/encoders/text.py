@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 
 from vecmeta.encoders.layers import (
-    check_whole_products,
     exchanged,
     pack_linears,
     packed_linear,
@@ -121,7 +120,6 @@ class TextEncoder:
     def _quantise(self, model: Any, probe: Callable[[], Vectors]) -> bool:
         """Whether texts of different lengths may be encoded together."""
         try:
-            check_whole_products()
             unpadded = exchanged(lambda: unpad_bert(model, whole_linear), probe, agree=_NEAR)
             quantise_linears(model)
             return unpadded

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from vecmeta.encoders.layers import packed_product
 from vecmeta.meta.head import Head, MemoryHead, Projector, centre, unit
 from vecmeta.types import Vectors
 
@@ -68,8 +69,7 @@ def product(matrix: Tensor) -> Product:
     if matrix.device.type != "cpu":
         return lambda rows: rows @ matrix.T
     try:
-        weights = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), None)
-        packed: Product = lambda rows: torch.ops.mkldnn._linear_pointwise(rows, weights, None, "none", [], "")  # noqa: E731
+        packed = packed_product(matrix)
         rows = torch.linspace(-1, 1, 3 * matrix.shape[1]).reshape(3, -1)
         expected = rows @ matrix.T
         if bool((packed(rows) - expected).abs().max() <= 1e-4 * expected.abs().max().clamp_min(1)):
