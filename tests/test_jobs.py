@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from typer.testing import CliRunner
 
 import vecmeta as vm
 from tests.conftest import Clusters
 from vecmeta.catalogue import sqlite
 from vecmeta.catalogue.jobs import ATTEMPTS, RUNNING, Claim, JobStore
+from vecmeta.catalogue.tables import jobs
 from vecmeta.cli import program
 from vecmeta.jobs import MAX_DELAY
 from vecmeta.worker import Worker
@@ -434,6 +436,27 @@ def test_two_processes_share_the_work(db: vm.Database) -> None:
                 overlaps.append((name, other))
     assert overlaps  # the two did work at the same time,
     assert [pair for pair in overlaps if pair[0] == pair[1]] == []  # but never on one collection
+
+
+def test_a_job_starts_when_it_is_taken_not_when_its_worker_began_to_wait_for_the_lock(db: vm.Database, c: vm.Collection) -> None:
+    first, second = (db.jobs.submit("c", params={"seed": seed}).id for seed in range(2))
+    store = db.jobs.store
+    claim = store.claim("one")
+    assert claim is not None
+    assert claim.id == first
+    claims: list[Claim | None] = []
+    another = threading.Thread(target=lambda: claims.append(store.claim("two")))
+    with store._engine.writing("jobs") as connection:
+        another.start()
+        another.join(0.2)
+        assert another.is_alive()  # it waits for the lock,
+        ended = store.now()  # while the first job ends
+        connection.execute(update(jobs).where(jobs.c.id == claim.id).values(state="kept", finished=ended))
+    another.join(30)
+    assert [taken.id for taken in claims if taken is not None] == [second]
+    started = db.jobs.get(second).started
+    assert started is not None
+    assert started >= ended
 
 
 def test_a_killed_worker_is_replaced(db: vm.Database, c: vm.Collection) -> None:

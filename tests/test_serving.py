@@ -73,9 +73,11 @@ def test_a_swap_by_somebody_else_makes_no_search_wait(
     assert other.search(clusters.x[9], 2).version == 0
     np.testing.assert_array_equal(other.embed(clusters.x[:3]), other.embed(clusters.x[:3], version=0))
     assert len(openers()) == 1
+    assert waited(lambda: gate.calls > 0)  # its thread may be slow to start
     assert gate.calls == 1
     gate.let.set()
     assert waited(lambda: other.search(clusters.x[9], 2).version == 1)
+    assert gate.calls == 1
     found = other.search(clusters.x[9], 2)
     assert "theirs" in {h.id for h in found}
     assert found == c.search(clusters.x[9], 2)

@@ -145,8 +145,8 @@ class JobStore:
 
     def claim(self, worker: str) -> Claim | None:
         """Take the oldest job that is due and whose collection has none running."""
-        moment = self.now()
         with self._engine.writing("jobs") as connection:
+            moment = self.now()  # only now: the one that ran on this collection may have ended while this one waited to write
             row = connection.execute(_takeable(moment).order_by(_j.seq).limit(1)).one_or_none()
             if row is None:
                 return None
