@@ -78,9 +78,14 @@ class Head(Protocol):
         """Safetensors; equal heads give equal bytes."""
 
 
+def norm(xp: Any, x: Any) -> Any:
+    """Of each row, and never zero: (n, dim) -> (n, 1)."""
+    return xp.sqrt((x * x).sum(-1, keepdims=True) + 1e-12)
+
+
 def unit(xp: Any, x: Any) -> Any:
     """Rows divided by their norm; a zero row stays (nearly) zero instead of turning into NaN. (n, dim) -> (n, dim)."""
-    return x / xp.sqrt((x * x).sum(-1, keepdims=True) + 1e-12)
+    return x / norm(xp, x)
 
 
 def centre(xp: Any, x: Any, mean: Any, share: Any) -> Any:

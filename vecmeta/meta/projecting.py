@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, linear
 
 from vecmeta.encoders.layers import packed_product
-from vecmeta.meta.head import Head, MemoryHead, Projector, centre, unit
+from vecmeta.meta.head import Head, MemoryHead, Projector, norm
 from vecmeta.types import Vectors
 
 BLOCK = 256  # rows at a time on a processor: their weights, rows times slots, stay in a core's own cache from step to step
@@ -28,38 +27,40 @@ def projector(head: Head, device: str = "cpu") -> Projector:
     memory = head.memory
     on = torch.device(device)
     keys, bias, values, mean = (torch.as_tensor(a, device=on) for a in (memory.keys, memory.bias, memory.values, head.mean))
-    share, strength = float(memory.share), head.strength
-    logits, pull = product(keys), product(values.T)
-    linear = None if memory.map is None else product(torch.as_tensor(memory.map, device=on).T)
+    shift, strength = float(memory.share) * mean, head.strength
+    logits, pull = product(keys, bias), product(values.T)
+    mapped = None if memory.map is None else product(torch.as_tensor(memory.map, device=on).T)
 
-    def moved(x: Tensor) -> Tensor:
-        centred = centre(torch, x, mean, share)
-        w = torch.softmax(logits(centred) + bias, dim=-1)  # (n, M)
-        z = centred + pull(w)
-        if linear is not None:
-            z = z + linear(centred)
-        z = unit(torch, z)
-        full: Tensor = z if strength == 1 else unit(torch, x + strength * (z - x))
-        return full
+    def moved(x: Tensor, out: Tensor) -> None:
+        """The formula, in place where it can be: these passes over memory are a tenth of the work, and were a fifth."""
+        z = x - shift
+        z /= norm(torch, z)
+        steps = pull(torch.softmax(logits(z), dim=-1))  # (n, M) weights
+        if mapped is not None:
+            steps += mapped(z)
+        z += steps
+        if strength != 1:
+            z /= norm(torch, z)
+            z = torch.lerp(x, z, strength)
+        torch.div(z, norm(torch, z), out=out)
 
     def project(rows: Vectors) -> Vectors:
         if not len(rows):  # no product of nothing
             return head.project(rows)
-        out = np.empty(rows.shape, np.float32)
+        out = torch.empty(rows.shape, device=on)
         step = BLOCK if on.type == "cpu" else len(rows)
         with torch.inference_mode():
             for at in range(0, len(rows), step):
-                part = slice(at, at + step)
-                x = torch.tensor(rows[part], device=on)  # copied: what comes from the database must not be written to
-                out[part] = moved(x).cpu().numpy()
-        return out
+                x = torch.tensor(rows[at : at + step], device=on)  # copied: what comes from the database must not be written to
+                moved(x, out[at : at + step])
+        return out.cpu().numpy()
 
     # Each of our threads with a page of its own: torch's threads would wait for each other at every product, and for us to read on.
     return Projector(project) if device == "cpu" else Projector(project, threads=1)
 
 
-def product(matrix: Tensor) -> Product:
-    """Rows times the transpose of a matrix (out, in).
+def product(matrix: Tensor, bias: Tensor | None = None) -> Product:
+    """Rows times the transpose of a matrix (out, in), plus a bias (out,).
 
     On a processor by oneDNN, because torch leaves products to MKL, which uses half of what processors of another make can do: on weights
     in the layout that suits it, by the operator that torch's own compiler emits for constant ones, which has no public name, or where
@@ -67,23 +68,23 @@ def product(matrix: Tensor) -> Product:
     products, round to ten bits (TF32).
     """
     if matrix.device.type != "cpu":
-        return lambda rows: rows @ matrix.T
+        return lambda rows: linear(rows, matrix, bias)
     try:
-        packed = packed_product(matrix)
+        packed = packed_product(matrix, bias)
         rows = torch.linspace(-1, 1, 3 * matrix.shape[1]).reshape(3, -1)
-        expected = rows @ matrix.T
+        expected = linear(rows, matrix, bias)
         if bool((packed(rows) - expected).abs().max() <= 1e-4 * expected.abs().max().clamp_min(1)):
             return packed
     except (RuntimeError, AttributeError, NotImplementedError):
         pass
-    return _convolved(matrix)
+    return _convolved(matrix, bias)
 
 
-def _convolved(matrix: Tensor) -> Product:
+def _convolved(matrix: Tensor, bias: Tensor | None) -> Product:
     weights = matrix[:, :, None, None].contiguous(memory_format=torch.channels_last)
 
     def convolved(rows: Tensor) -> Tensor:
         points = rows[None, :, None, :].permute(0, 3, 1, 2)  # (1, in, n, 1), and in memory as it was
-        return conv2d(points, weights).permute(0, 2, 3, 1).reshape(len(rows), -1)
+        return conv2d(points, weights, bias).permute(0, 2, 3, 1).reshape(len(rows), -1)
 
     return convolved
