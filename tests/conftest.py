@@ -49,7 +49,7 @@ class WordCounter:
 
 def index_files(collection: vm.Collection) -> FileShelf:
     """Where a collection keeps its index files."""
-    shelf = collection._servings._shelf
+    shelf = collection._servings.shelf
     assert isinstance(shelf, FileShelf)
     return shelf
 

@@ -48,7 +48,7 @@ class Held:
         """``adapt``: how it is asked for."""
         self.started, self.go_on = threading.Event(), threading.Event()
         self.fails, self.reports, self.errors = False, list[Any](), list[vm.VecmetaError]()
-        shelf = collection._servings._shelf
+        shelf = collection._servings.shelf
         built = shelf.built
 
         def slowly(*given: Any) -> Any:
@@ -146,13 +146,13 @@ def of_version_one(c: vm.Collection, many: Clusters) -> None:
 
 def opened_late(collection: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Versions that others made are opened once it is set."""
-    go_on, opened = threading.Event(), collection._servings._shelf.opened
+    go_on, opened = threading.Event(), collection._servings.shelf.opened
 
     def late(*given: Any) -> Any:
         assert go_on.wait(60)
         return opened(*given)
 
-    monkeypatch.setattr(collection._servings._shelf, "opened", late)
+    monkeypatch.setattr(collection._servings.shelf, "opened", late)
     return go_on
 
 

@@ -607,7 +607,7 @@ def test_a_mapped_file_is_left_for_memory_of_its_own(tmp_path: Path, rows: int) 
     check(again, {**dict(enumerate(x[:rows])), **dict(zip(range(550, 600), x[550:], strict=True))}, queries, 10)
 
 
-def test_searches_go_on_while_a_mapped_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_searches_and_writes_go_on_while_a_mapped_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = unit(np.random.default_rng(0), 400)
     first = FaissIndex(DIM, hnsw_from=0)
     first.add(np.arange(300), x[:300])
@@ -628,11 +628,16 @@ def test_searches_go_on_while_a_mapped_file_is_copied(tmp_path: Path, monkeypatc
     assert copied.wait(20)
     asked = ints(7, 350)
     np.testing.assert_array_equal(index.search(x[asked], 1)[1][:, 0], asked)  # would wait for the copy
+    writing = threading.Thread(target=lambda: (index.add(ints(400), -x[:1]), index.remove(ints(7))))
+    writing.start()
+    writing.join(20)
+    assert not writing.is_alive()  # as would this
     assert linked(index) == 300
     go_on.set()
     linking.join()
-    assert linked(index) == 400
-    np.testing.assert_array_equal(index.search(x, 1)[1][:, 0], np.arange(400))
+    assert linked(index) == 401
+    held = np.delete(np.concatenate((x, -x[:1])), 7, axis=0)
+    np.testing.assert_array_equal(index.search(held, 1)[1][:, 0], np.delete(np.arange(401), 7))
     again = FaissIndex.load(tmp_path)  # the file is as it was
     assert len(again) == 300
 

@@ -137,7 +137,7 @@ def c(lite: vm.Database, clusters: Clusters) -> vm.Collection:
 
 
 def shelf(collection: vm.Collection) -> MilvusShelf:
-    found = collection._servings._shelf
+    found = collection._servings.shelf
     assert isinstance(found, MilvusShelf)
     return found
 

@@ -62,7 +62,7 @@ def test_it_leaves_nothing_behind(filled: vm.Collection, tmp_path: Path, monkeyp
 
 
 def test_a_slow_machine_tries_less(filled: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    index = type(filled._servings.scratch())
+    index = type(filled._servings.shelf.scratch())
     add, rows = index.add, list[int]()
 
     def slowly(self: object, keys: Keys, vectors: Vectors) -> None:

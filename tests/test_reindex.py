@@ -133,7 +133,7 @@ def test_an_index_that_is_opened_while_others_write_keeps_its_graph(
 
         def and_then_somebody_writes(shelf: files.FileShelf, *given: object) -> bool:
             done = catch_up(shelf, *given)  # type: ignore[arg-type]
-            number = next(numbers, None) if shelf is c._servings._shelf else None
+            number = next(numbers, None) if shelf is c._servings.shelf else None
             if number is not None:
                 written.append(number)
                 linked.add_vectors([f"late {number}"], clusters.x[number][None])
@@ -245,6 +245,58 @@ def test_files_are_there_before_the_swap_where_nobody_searches_and_after_it_wher
     assert written == [1, 0]
     linked.settle()
     assert list(index_files(linked).files(2).glob("r*"))
+
+
+def test_what_is_written_while_the_graph_is_copied_is_not_taken_for_what_was_read(
+    linked: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items are read as of one moment, and the graph is copied a little later: what came between is brought up to date afterwards."""
+    fork = FaissIndex.fork
+
+    def late(index: FaissIndex) -> FaissIndex | None:
+        linked.add_vectors(["new", clusters.ids[0]], np.stack([clusters.x[5], clusters.x[300]]))
+        linked.delete([clusters.ids[1]])
+        return fork(index)
+
+    linked.search(clusters.x[0], 1)
+    monkeypatch.setattr(FaissIndex, "fork", late)
+    report = linked.adapt()
+    assert (report.decision, report.indexing) == ("promoted", "kept")
+    assert linked.count() == 400
+    agrees(linked, clusters)
+    assert {"new", clusters.ids[5]} <= {hit.id for hit in linked.search(clusters.x[5], 10)}
+
+
+def test_an_empty_collection_has_an_empty_index_under_a_new_head(db: vm.Database) -> None:
+    c = db.create("none", encoder="vectors", dim=24)
+    made = reindex.reindexed(c._items, projector(head_of(1.0, linear=False)), index_of(c), lambda: FaissIndex(24), None)
+    assert (len(made.index), made.how) == (0, "built")
+
+
+def test_files_of_versions_that_nobody_needs_are_gone_at_once_and_deleted_beside(
+    linked: vm.Collection, clusters: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, delete, go_on = index_files(linked), files._delete, threading.Event()
+    linked.adapt()
+    linked.close()
+    there = {path.name for path in shelf.folder.iterdir()}
+    assert there == {"v0", "v1"}
+    (shelf.folder / ".gone-whoever put it aside").mkdir()
+    (shelf.files(7) / "r1").mkdir(parents=True)
+
+    def late(folders: list[Path]) -> None:
+        assert go_on.wait(20)
+        delete(folders)
+
+    monkeypatch.setattr(files, "_delete", late)
+    shelf.prune({0, 1})
+    assert {path.name for path in shelf.folder.iterdir() if not path.name.startswith(".gone-")} == there
+    assert len(list(shelf.folder.iterdir())) == 4  # put aside, not deleted yet
+    (shelf.files(7) / "r2").mkdir(parents=True)  # it is made anew: that is not what was put aside
+    go_on.set()
+    linked.close()  # waits for it
+    assert {path.name for path in shelf.folder.iterdir()} == there | {"v7"}
+    assert [path.name for path in shelf.files(7).iterdir()] == ["r2"]
 
 
 # -- what it is made of

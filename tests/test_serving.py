@@ -189,7 +189,7 @@ def test_not_ready_while_all_of_it_is_indexed(db: vm.Database, clusters: Cluster
     assert c.ready
     with vm.open(db.url, device="cpu") as again:
         again.collection("c").add_vectors(clusters.ids, clusters.x)
-    index = type(c._servings.scratch())
+    index = type(c._servings.shelf.scratch())
     add, seen = index.add, list[bool]()
 
     def watched(self: object, *args: object) -> None:

@@ -23,6 +23,7 @@ from vecmeta.preview import cost
 from vecmeta.promotion import Candidate, Clock, heard, publish
 from vecmeta.servings import Servings
 from vecmeta.spaces import Space
+from vecmeta.threads import single_blas
 from vecmeta.trial import STRENGTHS, Background, best_strength, drift, judge, measure
 from vecmeta.types import Decision, Progress, Report
 
@@ -72,7 +73,8 @@ def adapt(
         labelled = {name for name, is_item in zip(taught.rows, taught.is_item.tolist(), strict=True) if is_item}
         free = [row for row, id in enumerate(sample.ids) if id not in labelled]
         background = Background(sample.vectors[free], tuple(sample.ids[row] for row in free))
-    with clock.stage("adapting"):
+    # BLAS on one thread: having computed on two, its second one looks for more work for some 20 ms, in the way of what comes next.
+    with clock.stage("adapting"), single_blas():
         where = torch_device(device)
 
         def learn(episode: Episode) -> MemoryHead:
@@ -85,7 +87,7 @@ def adapt(
             said["notes"] = () if note is None else (note,)
         # a start's record says nothing of judgements that are unlike all it was measured on
         record = start.record if not said.get("notes") else 0.0
-    with clock.stage("evaluating"):
+    with clock.stage("evaluating"), single_blas():
         gate = Gate()
         strengths = STRENGTHS if wish.strength is None else (float(wish.strength),)
         best = best_strength(measure(taught, background, learn, wish.seed, strengths), gate)

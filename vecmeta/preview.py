@@ -36,12 +36,12 @@ def cost(items: ItemVectors, servings: Servings, head: Projector) -> dict[str, f
     begin = time.perf_counter()
     rows, keys, vectors = _sample(items, head)
     per_row = (time.perf_counter() - begin) / max(len(keys), 1)
-    elsewhere = servings.cost(rows)
+    elsewhere = servings.shelf.cost(rows)
     if elsewhere is not None:
         return {"rows": float(rows), "bytes": elsewhere[0], "seconds": elsewhere[1] or per_row * rows}
-    index = servings.scratch()
+    index = servings.shelf.scratch()
     per_row += _indexing(index, keys, vectors)
-    fixed, writing = (_written(scratch)[1] for scratch in (servings.scratch(), index))
+    fixed, writing = (_written(scratch)[1] for scratch in (servings.shelf.scratch(), index))
     seconds = per_row * rows + fixed + max(writing - fixed, 0.0) * rows / max(len(index), 1)
     return {"rows": float(rows), "bytes": float(round(_bytes(servings, rows, keys, vectors))), "seconds": seconds}
 
@@ -69,7 +69,7 @@ def _indexing(index: FiledIndex, keys: Keys, vectors: Vectors) -> float:
 
 def _bytes(servings: Servings, rows: int, keys: Keys, vectors: Vectors) -> float:
     """Of index files, links included where there will be a graph: those of a few linked rows, scaled up."""
-    index = servings.scratch(**_options(servings.scratch(), rows))
+    index = servings.shelf.scratch(**_options(servings.shelf.scratch(), rows))
     least = _written(index)[0]
     if not len(keys):
         return float(least)

@@ -100,10 +100,10 @@ def publish(
     ``bridge``: live before its index is there, see `vecmeta.bridge`; None: as the database was opened.
     """
     made_of, encoder, report = candidate.made_of, candidate.encoder, candidate.report
-    before, blob = versions.made_of(made_of), candidate.head.to_bytes()
+    before = versions.made_of(made_of)
     ahead: State | None = None  # what it is once the version is live before its index
-    number = versions.put(made_of, blob, {**candidate.made, **_stored(report)}, encoder)
-    report = replace(report, version=number)
+    number = versions.put(made_of, candidate.head.to_bytes(), {**candidate.made, **_stored(report)}, encoder)
+    report, built = replace(report, version=number), False
     try:
         if report.decision == "promoted" and number != expected.live:
             over = servings.bridges.always if bridge is None else bridge
@@ -122,7 +122,7 @@ def publish(
                 report = replace(
                     report, reason=f"{report.reason}. It is not live yet, as was asked: activate({number}) makes it so."
                 )
-            servings.prune_files({0, expected.live, number})
+            built = True
     except Conflict as error:
         report = replace(report, decision="kept", reason=f"{error}; adapt again to decide between the two")
     except BaseException:
@@ -133,7 +133,10 @@ def publish(
             versions.remove(number)
         raise
     report = replace(report, seconds=clock.total())
-    versions.put(made_of, blob, {**candidate.made, **_stored(report)})
+    versions.renew(number, _stored(report))
+    if built:  # not before all is written down, which would wait for what these begin
+        servings.prune_files({0, expected.live, number})
+        servings.tend()
     return report
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from vecmeta.types import Indexing, Keys, Progress, Vectors
 FLOOR = 0.98  # of the exact best 10, below which a graph is made anew
 SAMPLE = 64  # items that ask: .003 of standard error at a recall of .99
 K = 10
-AHEAD = 2  # pages per thread that are read before the first of them is done: 3 MB each at dim 384
+AHEAD = 10  # pages that are read before the first of them is done, or two per thread if that is more: 3 MB each at dim 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,15 @@ def reindexed(
 
     Memory is constant but for the index itself. What `progress` raises ends it.
     """
-    fork = None if source is None else source.fork()
-    index = empty() if fork is None else fork
     seen, done = [np.empty(0, np.int64)], 0
-    with items.changes(0) as changes:
-        total = changes.changed()
-        for page in projected(head, changes.pages):
+    with ThreadPoolExecutor(1, "vecmeta-fork") as aside, items.changes(0) as changes:
+        # What is written meanwhile may be in the copy and not among these changes, or the other way round: it is after their revision.
+        forking = aside.submit(lambda: None if source is None else source.fork())
+        total, pages = changes.changed(), projected(head, changes.pages)
+        begun = list(islice(pages, 1))
+        fork = forking.result()
+        index = empty() if fork is None else fork
+        for page in chain(begun, pages):
             index.fill(page.keys, page.vectors)
             seen.append(page.keys)
             done += len(page.keys)
@@ -58,7 +62,7 @@ def reindexed(
                 progress("building", done, total)
     if fork is None:
         return Reindexed(index, changes.revision, "built", None)
-    if len(index) > done:  # some were deleted that the graph still has
+    if len(index) > done:  # the graph has some that were deleted since it was brought up to date, or added since these were read
         index.remove(np.setdiff1d(index.keys(), np.concatenate(seen)))
     measured = recall_of(index)
     if measured < FLOOR:
@@ -78,7 +82,7 @@ def projected(head: Projector, pages: Iterable[Page]) -> Iterator[Page]:
         try:
             for page in pages:
                 ahead.append((page, pool.submit(alone, page.vectors)))
-                if len(ahead) > AHEAD * head.threads:
+                if len(ahead) > max(AHEAD, 2 * head.threads):
                     first, z = ahead.popleft()
                     yield first._replace(vectors=z.result())
             while ahead:

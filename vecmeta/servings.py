@@ -14,13 +14,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vecmeta.beside import Beside
 from vecmeta.bridge import Bridges
 from vecmeta.catalogue.versions import AHEAD, State, VersionStore
 from vecmeta.errors import Cancelled, IndexUnavailable
-from vecmeta.index.protocol import FiledIndex, IndexGone
+from vecmeta.index.protocol import IndexGone
 from vecmeta.meta.head import IdentityHead, Projector, load_head
 from vecmeta.reindex import Reindexed
 from vecmeta.serving import Serving
@@ -41,7 +41,7 @@ class Servings:
     """The servings of one collection, made when they are asked for."""
 
     def __init__(self, versions: VersionStore, dim: int, shelf: Shelf, bridges: Bridges) -> None:
-        self._versions, self._dim, self._shelf, self.bridges = versions, dim, shelf, bridges
+        self._versions, self._dim, self.shelf, self.bridges = versions, dim, shelf, bridges
         self._held: OrderedDict[int, Serving] = OrderedDict()
         self._answering: Serving | None = None  # what the last search that named no version got; held until the next one
         self._opening: dict[int, threading.Lock] = {}
@@ -94,7 +94,7 @@ class Servings:
             if progress is not None:
                 progress("linking", max(total - serving.index.pending, 0), total)
 
-        settle(serving, self._shelf, go_on)
+        settle(serving, self.shelf, go_on)
 
     def warm(self) -> Serving:
         """Open the live version, or build it, and wait for it."""
@@ -122,14 +122,6 @@ class Servings:
         """Whether a search of a version need not wait for it more than others had to; if not, a thread begins to open it."""
         return number in self._held or self._answering is None or not self._opener.begin(number)
 
-    def scratch(self, **options: Any) -> FiledIndex:
-        """An empty index of the same kind that belongs to no version."""
-        return self._shelf.scratch(**options)
-
-    def cost(self, rows: int) -> tuple[float, float] | None:
-        """See `vecmeta.shelves.protocol`."""
-        return self._shelf.cost(rows)
-
     def candidate(
         self, number: int, head: Head, progress: Progress | None = None, by: Projector | None = None, encoder: int = 0
     ) -> tuple[Serving, Reindexed]:
@@ -142,14 +134,14 @@ class Servings:
         """
         state = self._versions.state()
         live = None
-        if not self._shelf.shared:
+        if not self.shelf.shared:
             live = (self._answering if state.live == number else None) or self._get(state.live, state)
         # the links of a graph are those of its encoder: under another one they lead nowhere
         links = live.index if live is not None and live.encoder == encoder else None
         with self._opening_of(number):  # who asks for it meanwhile waits, or goes over the bridge
-            serving, made = self._shelf.built(Source(number, head, by or Projector(head.project), encoder), links, progress)
+            serving, made = self.shelf.built(Source(number, head, by or Projector(head.project), encoder), links, progress)
             if not self._searched:
-                self._shelf.write(serving)
+                self.shelf.write(serving)
             with self._lock:
                 self._hold(serving)
         return serving, made
@@ -158,8 +150,12 @@ class Servings:
         """Make a version live whose serving is ready: it answers the very next search. Raises VersionNotFound, Conflict."""
         self._versions.activate(serving.version, why, expected)
         self._answer(serving)
-        self._shelf.live(serving.version)
-        if self._searched and serving.due:
+        self.shelf.live(serving.version)
+
+    def tend(self) -> None:
+        """Have a thread link and write what answers, where this process answers searches."""
+        serving = self._answering
+        if self._searched and serving is not None and serving.due:
             self._keeper.begin(serving.version)
 
     def go_ahead(self, number: int, expected: State) -> State:
@@ -178,21 +174,21 @@ class Servings:
             self.current(before)
         state = self._versions.rollback()
         self._answer(self._get(state.live, state))
-        self._shelf.live(state.live)
+        self.shelf.live(state.live)
         return state.live
 
     def discard(self, number: int) -> None:
         """Forget a version that did not come to be, and its files."""
         with self._lock:
             self._held.pop(number, None)
-        self._shelf.discard(number)
+        self.shelf.discard(number)
 
     def follow(self, serving: Serving, revision: int) -> None:
         """Apply the writes up to a revision. Who finds somebody else at it waits a little, then goes on with what there is.
 
         While this process writes, those who search leave it to those who write, who do so before they say that it is written.
         """
-        patient = serving.revision == 0 if self._shelf.shared else len(serving.index) == 0
+        patient = serving.revision == 0 if self.shelf.shared else len(serving.index) == 0
         if self._writers and not patient and serving is self._answering:
             return
         if serving.lock.acquire(timeout=-1 if patient else PATIENCE):
@@ -212,7 +208,7 @@ class Servings:
             try:
                 self._written()
             except IndexUnavailable:
-                if not self._shelf.shared:
+                if not self.shelf.shared:
                     raise
                 self._chaser.begin(0)  # it is written; searches say that they cannot be answered until the index is back
         finally:
@@ -232,13 +228,14 @@ class Servings:
         """Write what the files lack, let go of the indexes."""
         for serving in self._end():
             if serving.unsaved:
-                save_or_warn(serving, self._shelf)
+                save_or_warn(serving, self.shelf)
             serving.index.close()
+        self.shelf.close()
 
     def forget_files(self) -> None:
         """The collection is dropped: delete its indexes."""
         self._end()
-        self._shelf.forget()
+        self.shelf.forget()
 
     def _end(self) -> list[Serving]:
         for thread in (self._opener, self._keeper, self._chaser):
@@ -305,9 +302,9 @@ class Servings:
             del self._held[next(number for number, held in self._held.items() if held not in (serving, self._answering))]
 
     def _opened(self, number: int, state: State) -> Serving:
-        serving = self._shelf.opened(number, *self._version(number), self._catch_up, self._opener.go_on)
+        serving = self.shelf.opened(number, *self._version(number), self._catch_up, self._opener.go_on)
         if number == state.live:
-            self._shelf.live(number)
+            self.shelf.live(number)
         return serving
 
     def _version(self, number: int) -> tuple[Head, int]:
@@ -336,14 +333,14 @@ class Servings:
                 raise Cancelled(f"version {number} does not answer any more")
 
         if serving is not None:
-            settle(serving, self._shelf, go_on)
+            settle(serving, self.shelf, go_on)
 
     def _catch_up(self, serving: Serving, wait: bool = True) -> None:
-        while not self._shelf.catch_up(serving, self._opener.go_on, wait) and wait:
+        while not self.shelf.catch_up(serving, self._opener.go_on, wait) and wait:
             self._opener.go_on()
 
     def prune_files(self, keep: set[int]) -> None:
         """Let go of the indexes of all versions but these and those in memory: they can be rebuilt."""
         with self._lock:
             needed = keep | set(self._held)
-        self._shelf.prune(needed)
+        self.shelf.prune(needed)

@@ -198,6 +198,7 @@ class Teaching:
         if number is None:
             raise InvalidConfig("activate() needs the number of a version")
         self._servings.go_live(self._servings.current(number), "activate")
+        self._servings.tend()
 
     def rollback(self) -> int:
         """Make live what was live before, and return its number; repeated, it goes further back. Raises VersionNotFound at the end."""

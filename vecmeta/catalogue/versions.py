@@ -112,6 +112,11 @@ class VersionStore:
                 connection.execute(update(versions).where(*self._is(number)).values(**values))
         return number
 
+    def renew(self, number: int, row: dict[str, Any]) -> None:
+        """Replace fields of a version's row, without writing its head again."""
+        with self._engine.writing("versions", self._id) as connection:
+            connection.execute(update(versions).where(*self._is(number)).values(**row))
+
     def remove(self, number: int) -> None:
         """Forget a version that never went live."""
         with self._engine.writing("versions", self._id) as connection:

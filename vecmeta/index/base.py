@@ -165,6 +165,9 @@ class KeyedIndex(ABC):
             rows, others, seen = LEAST, -1, 0.0
             while True:
                 go_on()
+                store = self._state.store
+                if store.pending:
+                    store.prepare()  # what is linked does not change meanwhile: writes go on as well
                 with self._writer.patiently():
                     begin = time.perf_counter()
                     linked = self._link(rows)
@@ -189,7 +192,6 @@ class KeyedIndex(ABC):
         table, store, before = *self._state, self._state.store.linked
         if not store.pending:
             return 0
-        store.prepare()
         with self._lock.writing(), self._whole():
             table.exchange(*store.mixed(rows))
             store.link(rows)

@@ -313,17 +313,21 @@ def _noise(dim: int) -> Vectors:
 
 def _copy(old: Any, new: Any, rows: Keys | None = None) -> None:
     """Make an empty IndexHNSWFlat a copy of another one, that of a file included, in memory of its own; `rows` are its rows in order."""
-    new.hnsw = old.hnsw
-    links = faiss.MaybeOwnedVectorInt32()
-    links.resize(old.hnsw.neighbors.size())
-    faiss.memcpy(links.data(), old.hnsw.neighbors.data(), old.hnsw.neighbors.byte_size())
-    new.hnsw.neighbors = links
     vectors, source = faiss.downcast_index(new.storage), faiss.downcast_index(old.storage)
-    vectors.codes.resize(source.codes.size())
+    new.hnsw = old.hnsw  # a copy of links that it owns, but no more than a view of a file's
+    if not old.hnsw.neighbors.is_owned:
+        links = faiss.MaybeOwnedVectorInt32()
+        links.resize(old.hnsw.neighbors.size())
+        faiss.memcpy(links.data(), old.hnsw.neighbors.data(), old.hnsw.neighbors.byte_size())
+        new.hnsw.neighbors = links
+    if rows is None and source.codes.is_owned:
+        vectors.codes = source.codes  # which is not filled with zeros first
+    else:
+        vectors.codes.resize(source.codes.size())
     vectors.ntotal = new.ntotal = old.ntotal
-    if rows is None:
-        faiss.memcpy(vectors.codes.data(), source.codes.data(), source.codes.size())
-        return
-    new.hnsw.permute_entries(faiss.swig_ptr(rows))
     here, there = (faiss.rev_swig_ptr(part.get_xb(), old.ntotal * old.d).reshape(old.ntotal, old.d) for part in (source, vectors))
-    np.take(here, rows, axis=0, out=there)
+    if rows is not None:
+        new.hnsw.permute_entries(faiss.swig_ptr(rows))
+        np.take(here, rows, axis=0, out=there)
+    elif not source.codes.is_owned:
+        faiss.memcpy(vectors.codes.data(), source.codes.data(), source.codes.size())

@@ -11,6 +11,7 @@ from torch.nn.functional import conv2d, linear
 
 from vecmeta.encoders.layers import packed_product
 from vecmeta.meta.head import Head, MemoryHead, Projector, norm
+from vecmeta.meta.threads import one_thread
 from vecmeta.types import Vectors
 
 BLOCK = 256  # rows at a time on a processor: their weights, rows times slots, stay in a core's own cache from step to step
@@ -28,8 +29,9 @@ def projector(head: Head, device: str = "cpu") -> Projector:
     on = torch.device(device)
     keys, bias, values, mean = (torch.as_tensor(a, device=on) for a in (memory.keys, memory.bias, memory.values, head.mean))
     shift, strength = float(memory.share) * mean, head.strength
-    logits, pull = product(keys, bias), product(values.T)
-    mapped = None if memory.map is None else product(torch.as_tensor(memory.map, device=on).T)
+    with one_thread():  # they are tried on three rows
+        logits, pull = product(keys, bias), product(values.T)
+        mapped = None if memory.map is None else product(torch.as_tensor(memory.map, device=on).T)
 
     def moved(x: Tensor, out: Tensor) -> None:
         """The formula, in place where it can be: these passes over memory are a tenth of the work, and were a fifth."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import shutil
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +32,7 @@ class FileShelf:
 
     def __init__(self, items: ItemStore, under: Under, open_index: Callable[..., FiledIndex], folder: Path) -> None:
         self._items, self._under, self._open_index, self.folder = items, under, open_index, folder
+        self._deleting: threading.Thread | None = None
 
     def opened(
         self, number: int, head: Head, encoder: int, catch_up: Callable[[Serving], None],
@@ -101,14 +104,25 @@ class FileShelf:
         shutil.rmtree(self.files(number), ignore_errors=True)
 
     def prune(self, needed: set[int]) -> None:
-        """Delete the files of all others: they can be rebuilt."""
+        """Let go of the files of all others, which can be rebuilt: they are put aside at once and deleted beside what comes next.
+
+        Deleting those of 100,000 vectors takes .05 s, in which a new version would not yet be said to be live.
+        """
+        self.close()
+        names, aside = {f"v{number}" for number in needed}, f".gone-{secrets.token_hex(6)}-"
+        gone: list[Path] = []
         with contextlib.suppress(OSError):
-            for folder in self.folder.iterdir():
-                if folder.name not in {f"v{number}" for number in needed}:
-                    shutil.rmtree(folder, ignore_errors=True)
+            for folder in list(self.folder.iterdir()):
+                if folder.name not in names:  # those put aside by whoever could not delete them as well
+                    with contextlib.suppress(OSError):
+                        gone.append(folder.rename(self.folder / f"{aside}{len(gone)}"))
+        if gone:
+            self._deleting = threading.Thread(target=_delete, args=(gone,), name="vecmeta-prune")
+            self._deleting.start()
 
     def forget(self) -> None:
         """Delete all files."""
+        self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def scratch(self, **options: Any) -> FiledIndex:
@@ -120,8 +134,16 @@ class FileShelf:
         return
 
     def close(self) -> None:
-        """Nothing goes on."""
+        """Wait until what was put aside is deleted."""
+        if self._deleting is not None:
+            self._deleting.join()
+            self._deleting = None
 
     def files(self, number: int) -> Path:
         """The folder of a version."""
         return self.folder / f"v{number}"
+
+
+def _delete(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
