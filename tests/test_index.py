@@ -628,8 +628,8 @@ def test_searches_and_writes_go_on_while_a_mapped_file_is_copied(tmp_path: Path,
     assert copied.wait(20)
     asked = ints(7, 350)
     np.testing.assert_array_equal(index.search(x[asked], 1)[1][:, 0], asked)  # would wait for the copy
-    for write, given in ((index.add, (ints(400), -x[:1])), (index.remove, (ints(7),))):
-        writing = threading.Thread(target=write, args=given)
+    for write, what in ((index.add, (ints(400), -x[:1])), (index.remove, (ints(7),))):
+        writing = threading.Thread(target=write, args=what)
         writing.start()
         writing.join(20)
         assert not writing.is_alive()  # as would this
