@@ -65,6 +65,21 @@ def test_many_equal_scores_leave_none_out() -> None:
     assert all(len(set(places)) == 200 for places in found.tolist())
 
 
+@pytest.mark.parametrize(
+    "rows", [np.tile(rows_of(1, 8), (5000, 1)), np.tile(rows_of(100, 8), (50, 1))], ids=["all equal", "copies"]
+)
+@pytest.mark.parametrize("first", [0, 4000])
+def test_equal_scores_and_rows_that_do_not_count(rows: Vectors, first: int) -> None:
+    """A filter that lets through what came late alone leaves nothing of the first rows, which are scored all the same."""
+    mask = np.arange(len(rows)) >= first
+    mask[: len(rows) // 2] |= np.arange(len(rows) // 2) % 2 == 0  # half of all at least, so that all are scored in a row
+    asked = rows_of(20, 8, 1)
+    scores, found = top_k(asked, rows, 10, mask)
+    np.testing.assert_allclose(scores, expected(asked, rows, 10, mask), atol=1e-6)
+    assert mask[found].all()
+    assert all(len(set(places)) == 10 for places in found.tolist())
+
+
 @pytest.mark.parametrize("share", [None, 0.02, 0.8])
 @pytest.mark.parametrize(("held", "tall"), [(10_000, 16_384), (2000, 70), (1, 1)])
 def test_more_scores_than_fit_are_made_in_turns(
