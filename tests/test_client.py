@@ -246,6 +246,10 @@ WRITES: dict[str, Callable[[Any], Any]] = {
         c.feedback([vm.Judgement("a", "x"), vm.dissimilar("a", "d")]),
     ),
     "judgements": lambda c: (c.feedback([vm.Judgement("a", "x"), vm.Judgement("b", query=NEAR_A)]), c.judgements())[1],
+    "judgements in pages": lambda c: (
+        c.feedback([vm.Judgement(item, concept) for item in "abd" for concept in ("x", "y")]),
+        *(c.judgement_count(), c.judgements(), c.judgements(1), c.judgements(1, 3), c.judgements(limit=2), c.judgements(5, 9)),
+    ),
     "contradictions": lambda c: (
         c.feedback([vm.Judgement("a", "x", score=s, user=u) for s, u in ((1, "u"), (-1, "v"))]),
         c.contradictions(),
@@ -376,6 +380,16 @@ def test_collections_by_name(client: Client, name: str) -> None:
         client.create(name, "bert")
     with pytest.raises(vm.InvalidConfig, match="name of an encoder"):
         client.create(name, object())  # type: ignore[arg-type]
+
+
+def test_a_log_of_several_answers(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vecmeta.client.teaching.PAGE", 4)
+    docs = client.create(name, encoder="vectors", dim=2)
+    docs.add_vectors([f"i{n}" for n in range(10)], np.eye(2, dtype=np.float32)[[0, 1] * 5])
+    docs.feedback([vm.Judgement(f"i{n}", "x") for n in range(10)])
+    for offset, limit in ((0, None), (3, None), (2, None), (0, 4), (1, 8), (1, 9), (1, 10), (9, 1), (12, 3)):
+        items = [judgement.item for judgement in docs.judgements(offset, limit)]
+        assert items == [f"i{n}" for n in range(10)][offset:][:limit]
 
 
 def test_texts_and_langchain(client: Client, name: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 import vecmeta as vm
 from tests.conftest import Clusters, WordCounter
 from vecmeta.catalogue import judgements
-from vecmeta.catalogue.judgements import Word
+from vecmeta.catalogue.judgements import AskedQuery, Word
 from vecmeta.catalogue.versions import State
 from vecmeta.serving import Serving
 
@@ -254,6 +254,32 @@ def test_feedback_counts_new_repeated_and_contradicting(toys: vm.Collection) -> 
         ("b", None, "my pet", 1.0, None),
         ("a", "pets", None, -1.0, None),
     ]
+
+
+def test_the_log_comes_in_pages(toys: vm.Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    toys.feedback([vm.Judgement(item, concept="x") for item in "abcd"])
+    toys.feedback([vm.Judgement("a", query=f"query {n}") for n in range(6)])
+    log = toys.judgements()
+    assert toys.judgement_count() == len(log) == 10
+    assert [j.query for j in log[4:]] == [f"query {n}" for n in range(6)]
+    for offset, limit in ((0, 3), (3, 4), (8, 5), (10, 1), (2**40, 1), (0, 10), (0, 2**40)):
+        assert toys.judgements(offset, limit) == log[offset : offset + limit]
+    assert toys.judgements(7) == log[7:]
+    made: list[judgements.AskedQuery] = []
+
+    def noted(*row: object) -> judgements.AskedQuery:
+        made.append(AskedQuery(*row))  # type: ignore[arg-type]
+        return made[-1]
+
+    monkeypatch.setattr(judgements, "AskedQuery", noted)
+    assert toys.judgements(5, 2) == log[5:7]
+    assert [query.text for query in made] == ["query 1", "query 2"]  # and no other
+    for wrong in (-1, 1.0, True, "1", None, 2**63):
+        with pytest.raises(vm.InvalidConfig, match="offset is a whole number"):
+            toys.judgements(wrong)  # type: ignore[arg-type]
+    for wrong in (0, -1, 1.0, True, "1", 2**63):
+        with pytest.raises(vm.InvalidConfig, match="limit is a whole number"):
+            toys.judgements(0, wrong)  # type: ignore[arg-type]
 
 
 def test_every_kind_of_query_survives_the_log(toys: vm.Collection) -> None:

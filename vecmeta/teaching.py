@@ -61,9 +61,13 @@ class Teaching:
         entries = [Entry(j.item, j.concept, None if j.query is None else next(asked), float(j.score), j.user) for j in batch]
         return self._log.append(entries)
 
-    def judgements(self) -> list[Judgement]:
-        """The whole log, oldest first."""
-        return self._log.all()
+    def judgements(self, offset: int = 0, limit: int | None = None) -> list[Judgement]:
+        """The log, oldest first, without its first `offset` judgements; at most `limit` of it. Raises InvalidConfig."""
+        return self._log.page(intake.whole(offset, "offset", 0), None if limit is None else intake.whole(limit, "limit", 1))
+
+    def judgement_count(self) -> int:
+        """How long the log is."""
+        return self._log.count()
 
     def contradictions(self, limit: int = 100) -> list[str]:
         """Where the judgements that count contradict each other, at most `limit` sentences: users who disagree on the same item and

@@ -96,15 +96,15 @@ async def get_sample(
 
 
 def _overview(collection: Collection, db: Database, key: Key | None) -> OverviewAnswer:
-    log = collection.judgements()
+    total = collection.judgement_count()
     return OverviewAnswer(
         collections=visible(db.collections(), key),
         collection=described(collection),
         versions=[version_model(version) for version in collection.versions()],
         fields=_fields(collection).fields,
-        judgements=[_brief(judgement_answer(judgement)) for judgement in log[-JUDGEMENTS:]],
-        total=len(log),
-        contradictions=collection.contradictions(CONTRADICTIONS) if log else [],
+        judgements=[_brief(judgement_answer(one)) for one in collection.judgements(max(0, total - JUDGEMENTS), JUDGEMENTS)],
+        total=total,
+        contradictions=collection.contradictions(CONTRADICTIONS) if total else [],
         job=next((job_model(job) for job in db.jobs.list(collection.name, limit=1)), None),
     )
 

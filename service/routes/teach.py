@@ -78,8 +78,10 @@ async def list_judgements(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JudgementsAnswer:
     """The log, oldest first."""
-    log = await service.run(collection.judgements)
-    return JudgementsAnswer(judgements=[judgement_answer(one) for one in log[offset : offset + limit]], total=len(log))
+    page = await service.run(collection.judgements, offset, limit)
+    return JudgementsAnswer(
+        judgements=[judgement_answer(one) for one in page], total=await service.run(collection.judgement_count)
+    )
 
 
 @collections.get("/contradictions", responses=outcomes(404, 409))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Connection, func, insert, select
@@ -158,20 +159,29 @@ class JudgementLog:
         wanted = dict.fromkeys(digest for digest in digests if digest is not None)
         return {row.digest: row.id for row in among(connection, mine, queries.c.digest, wanted)}
 
-    def asked(self) -> dict[int, AskedQuery]:
-        """The queries that judgements speak of, by their row."""
+    def asked(self, numbers: Iterable[int] | None = None) -> dict[int, AskedQuery]:
+        """The queries that judgements speak of, by their row: those of these rows, or all."""
         c = queries.c
+        query = select(c.id, c.kind, c.text, c.blob, c.vector).where(c.collection == self._id)
         with self._engine.reading() as connection:
-            rows = connection.execute(select(c.id, c.kind, c.text, c.blob, c.vector).where(c.collection == self._id))
-            return {row[0]: AskedQuery(*row[1:]) for row in rows}
+            found: Sequence[Any] = (
+                connection.execute(query).all() if numbers is None else list(among(connection, query, c.id, numbers))
+            )
+        return {row[0]: AskedQuery(*row[1:]) for row in found}
 
-    def all(self) -> list[Judgement]:
-        """The whole log, oldest first."""
-        asked = self.asked()
+    def page(self, offset: int = 0, limit: int | None = None) -> list[Judgement]:
+        """Of the log, oldest first: without its first `offset`, at most `limit`."""
         c = judgements.c
         columns = (c.item, c.concept, c.query, c.score, c.user, c.time)
+        query = select(*columns).where(c.collection == self._id).order_by(c.seq)
+        if offset:
+            query = query.offset(offset)
+        if limit is not None:
+            query = query.limit(limit)
         with self._engine.reading() as connection:
-            rows = connection.execute(select(*columns).where(c.collection == self._id).order_by(c.seq)).all()
+            rows = connection.execute(query).all()
+        part = bool(offset) or limit is not None
+        asked = self.asked({row.query for row in rows if row.query is not None} if part else None)
         return [
             Judgement(item, concept, None if query is None else _asked_as(asked[query]), score, user, aware(time))
             for item, concept, query, score, user, time in rows

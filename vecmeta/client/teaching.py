@@ -95,14 +95,22 @@ class TeachingVerbs(Speaker):
         return Understood(new, duplicate, contradicting)
 
     @verb
-    def judgements(self) -> Steps[list[Judgement]]:
-        """The whole log, oldest first."""
+    def judgements(self, offset: int = 0, limit: int | None = None) -> Steps[list[Judgement]]:
+        """The log, oldest first, without its first `offset` judgements; at most `limit` of it. Raises InvalidConfig."""
+        start = intake.whole(offset, "offset", 0)
+        most = None if limit is None else intake.whole(limit, "limit", 1)
         log: list[Judgement] = []
         while True:
-            page = yield from self._ask("GET", "/judgements", params={"offset": len(log), "limit": PAGE})
+            size = PAGE if most is None else min(PAGE, most - len(log))
+            page = yield from self._ask("GET", "/judgements", params={"offset": start + len(log), "limit": size})
             log += map(judgement_of, page["judgements"])
-            if len(page["judgements"]) < PAGE:
+            if len(page["judgements"]) < PAGE or len(log) == most:
                 return log
+
+    @verb
+    def judgement_count(self) -> Steps[int]:
+        """How long the log is."""
+        return int((yield from self._ask("GET", "/judgements", params={"limit": 1}))["total"])
 
     @verb
     def contradictions(self, limit: int = 100) -> Steps[list[str]]:
