@@ -320,14 +320,14 @@ def _copy(old: Any, new: Any, rows: Keys | None = None) -> None:
         links.resize(old.hnsw.neighbors.size())
         faiss.memcpy(links.data(), old.hnsw.neighbors.data(), old.hnsw.neighbors.byte_size())
         new.hnsw.neighbors = links
+    vectors.ntotal = new.ntotal = old.ntotal
     if rows is None and source.codes.is_owned:
         vectors.codes = source.codes  # which is not filled with zeros first
-    else:
-        vectors.codes.resize(source.codes.size())
-    vectors.ntotal = new.ntotal = old.ntotal
-    here, there = (faiss.rev_swig_ptr(part.get_xb(), old.ntotal * old.d).reshape(old.ntotal, old.d) for part in (source, vectors))
-    if rows is not None:
-        new.hnsw.permute_entries(faiss.swig_ptr(rows))
-        np.take(here, rows, axis=0, out=there)
-    elif not source.codes.is_owned:
+        return
+    vectors.codes.resize(source.codes.size())
+    if rows is None:
         faiss.memcpy(vectors.codes.data(), source.codes.data(), source.codes.size())
+        return
+    new.hnsw.permute_entries(faiss.swig_ptr(rows))
+    here, there = (faiss.rev_swig_ptr(part.get_xb(), old.ntotal * old.d).reshape(old.ntotal, old.d) for part in (source, vectors))
+    np.take(here, rows, axis=0, out=there)

@@ -85,8 +85,6 @@ def _scores(queries: Vectors, rows: Vectors, at: Keys | None) -> Vectors:
             np.take(rows.view(np.uint8), at[start:stop], axis=0, out=part.view(np.uint8), mode="clip")
         elif not direct:
             part.view(np.uint8)[:] = rows[start:stop].view(np.uint8)
-        if stop - start == n:
-            return queries @ part.T
         out[:, start:stop] = queries @ part.T  # with out= that is no whole array, numpy would not ask BLAS
     return out
 
