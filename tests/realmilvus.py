@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -26,6 +27,7 @@ TUNING = {  # what a server of few tests has no reason to wait for
     "proxy.timeTickInterval": 20,  # ms; a read that must know the last write waits for one: 35 instead of 200-300 ms
     "dataCoord.segment.assignmentExpiration": 200,  # ms; flush: .7 instead of 3 s
 }
+PARTS = {"rootcoord", "datacoord", "indexcoord", "querycoord", "querynode", "datanode", "indexnode", "proxy"}
 ETCD = (2379, 2380)  # fixed in the embedded etcd: one server for each network namespace
 
 
@@ -43,6 +45,17 @@ def why_not() -> str | None:
             except OSError:
                 return f"port {port} is taken, which the etcd of a Milvus server needs: another one runs here"
     return None
+
+
+def _healthy(port: int) -> bool:
+    """Whether every part says so; its state alone is "OK" as well while parts are missing from what it asks."""
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/healthz", headers={"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            said = json.load(answer)
+    except OSError:
+        return False
+    return said["state"] == "OK" and {part["name"] for part in said["detail"]} >= PARTS
 
 
 @contextmanager
@@ -98,12 +111,8 @@ class RealMilvus:
         while time.monotonic() - begin < seconds:
             if process.poll() is not None:
                 raise RuntimeError(f"milvus ended with {process.returncode}: see {self.folder}/logs/milvus-stderr.log")
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{server.webservice_port}/healthz", timeout=5) as answer:
-                    if b"OK" in answer.read():
-                        return self
-            except OSError:
-                pass
+            if _healthy(server.webservice_port):
+                return self
             time.sleep(0.05)
         self.kill()
         raise TimeoutError(f"milvus did not answer within {seconds} s")
