@@ -23,6 +23,7 @@ from vecmeta.index.faiss_index import FaissIndex
 from vecmeta.index.filters import SlotRows
 from vecmeta.index.graph import Graph
 from vecmeta.index.keys import KeyTable
+from vecmeta.index.linking import HURRY
 from vecmeta.index.locks import ReadWriteLock
 from vecmeta.index.milvus.index import MilvusIndex
 from vecmeta.index.milvus.table import Table
@@ -607,18 +608,22 @@ def test_a_mapped_file_is_left_for_memory_of_its_own(tmp_path: Path, rows: int) 
     check(again, {**dict(enumerate(x[:rows])), **dict(zip(range(550, 600), x[550:], strict=True))}, queries, 10)
 
 
-def test_searches_and_writes_go_on_while_a_mapped_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mapped", [True, False], ids=["a mapped file", "one that has no room"])
+def test_searches_and_writes_go_on_while_a_graph_is_copied(mapped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = unit(np.random.default_rng(0), 400)
     first = FaissIndex(DIM, hnsw_from=0)
     first.add(np.arange(300), x[:300])
     first.settle()
     first.dump(tmp_path)
-    index = FaissIndex.load(tmp_path)
+    index = FaissIndex.load(tmp_path) if mapped else first
+    store = index._now().store
+    assert isinstance(store, Graph)
+    store._room = 0  # as that of a graph whose memory has grown by itself
     index.add(np.arange(300, 400), x[300:])
     copy, copied, go_on = graph._copy, threading.Event(), threading.Event()
 
-    def slow(old: object, new: object) -> None:
-        copy(old, new)
+    def slow(old: object, new: object, rows: None = None, room: int = 0) -> None:
+        copy(old, new, rows, room)
         copied.set()
         assert go_on.wait(20)
 
@@ -641,6 +646,59 @@ def test_searches_and_writes_go_on_while_a_mapped_file_is_copied(tmp_path: Path,
     np.testing.assert_array_equal(index.search(held, 1)[1][:, 0], np.delete(np.arange(401), 7))
     again = FaissIndex.load(tmp_path)  # the file is as it was
     assert len(again) == 300
+
+
+@pytest.mark.parametrize("mapped", [True, False], ids=["mapped", "in memory"])
+def test_a_graph_that_is_searched_grows_where_it_is(mapped: bool, tmp_path: Path) -> None:
+    """Memory that moves while rows are linked would keep searches out for as long as all of it takes to copy."""
+    x = unit(np.random.default_rng(0), 1600)
+    index = FaissIndex(DIM, hnsw_from=0)
+    index.add(np.arange(1000), x[:1000])
+    index.settle()
+    if mapped:
+        index.dump(tmp_path)
+        index = FaissIndex.load(tmp_path)
+    moved = set()
+    for at in range(1000, 1600, 4):
+        store = index._now().store
+        assert isinstance(store, Graph)
+        index.add(np.arange(at, at + 4), x[at : at + 4])
+        store.prepare(4)
+        mine = store._mine
+        index._link(4)
+        assert (mine is None) == (store._left is None)  # what took its place was made before
+        moved.add((store._linked_rows().ctypes.data, graph.faiss.rev_swig_ptr(store._index.hnsw.neighbors.data(), 1).ctypes.data))
+    assert 2 <= len(moved) <= 7  # by an eighth each time
+    np.testing.assert_array_equal(index.search(x, 1)[1][:, 0], np.arange(1600))
+    assert linked(index) == 1600
+
+
+@pytest.mark.parametrize(("calm", "waiting", "leisurely"), [(100.0, 300, True), (0.0, 300, False), (100.0, 3000, False)])
+def test_few_rows_are_linked_at_leisure_beside_others(
+    calm: float, waiting: int, leisurely: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = unit(np.random.default_rng(0), 1000 + waiting)
+    index = FaissIndex(DIM, hnsw_from=0)
+    index.add(np.arange(1000), x[:1000])
+    index.settle()
+    index.add(np.arange(1000, 1000 + waiting), x[1000:])
+    pauses: list[tuple[int, float]] = []
+    linked_since, before = list[int](), index.pending
+
+    def go_on() -> None:
+        nonlocal before
+        linked_since.append(before - index.pending)
+        before = index.pending
+
+    monkeypatch.setattr(base, "CALM", calm)  # seconds after which nobody counts as there who was there before
+    monkeypatch.setattr("vecmeta.index.base.time.sleep", lambda seconds: pauses.append((index.pending, seconds)))
+    index.settle(go_on)
+    assert index.pending == 0
+    steps = sum(rows > 0 for rows in linked_since)
+    assert sum(linked_since) == waiting
+    assert all(pending < HURRY and seconds > 0 for pending, seconds in pauses)
+    assert (len(pauses) >= steps) == leisurely
+    assert bool(pauses) == (calm > 0)
 
 
 def test_blocks_are_a_queue() -> None:

@@ -29,6 +29,7 @@ from vecmeta.errors import (
 from vecmeta.types import Job, JobState, Report
 
 IDLE = 0.15  # seconds between looks for work
+LET_BE = 1.0  # seconds in which a new version is left to those who answer searches: they open it, and link the same as this process will
 TICK = 0.2  # seconds between looks at what became of the job in hand, and between two tellings of its progress
 PASSING = (StorageBusy, StorageFull, StorageUnavailable)  # what is better in a while
 LET_GO = 2.0  # seconds after which a job that does not end when it has to is given back all the same
@@ -135,7 +136,7 @@ class Worker:
         The next version has the links that this process knows of, and what else there is is scored row by row until it is linked: where
         much is written and nobody searches here, that would be more with every version.
         """
-        looked = time.monotonic()
+        looked = begin = time.monotonic()
 
         def progress(*_: object) -> None:
             nonlocal looked
@@ -146,6 +147,9 @@ class Worker:
                 raise Cancelled("there is other work")
 
         try:
+            while time.monotonic() < begin + LET_BE:
+                stop.wait(IDLE)
+                progress()
             self._db.collection(name).settle(progress)
         except VecmetaError:
             pass  # whoever needs it meets it again

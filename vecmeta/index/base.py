@@ -18,7 +18,7 @@ from vecmeta.index.checks import check_keys, check_rows, pairs
 from vecmeta.index.files import write_array
 from vecmeta.index.filters import SlotRows, marked
 from vecmeta.index.keys import KeyTable
-from vecmeta.index.linking import BRIEF, CALM, LEAST, LONG, pace
+from vecmeta.index.linking import BRIEF, CALM, HURRY, LEAST, LEISURE, LONG, pace
 from vecmeta.index.locks import ReadWriteLock, Turns
 from vecmeta.index.protocol import Allowed
 from vecmeta.index.stores import State, Store
@@ -162,23 +162,27 @@ class KeyedIndex(ABC):
         with self._settling:
             if self._worn:
                 done += self._renew(go_on)
-            rows, others, seen = LEAST, -1, 0.0
+            rows, others, seen, calm = LEAST, -1, 0.0, False
             while True:
                 go_on()
                 store = self._state.store
                 if store.pending:
-                    store.prepare()  # what is linked does not change meanwhile: writes go on as well
+                    store.prepare(0 if calm else rows)  # what is linked does not change meanwhile: writes go on as well
                 with self._writer.patiently():
                     begin = time.perf_counter()
                     linked = self._link(rows)
                     spent = time.perf_counter() - begin
                     goes_on = linked > 0 or self._state.store.rest()
+                    turn = time.perf_counter() - begin
                 if not goes_on:
                     return done
                 done += linked
                 if self._others() != others:
                     others, seen = self._others(), begin
-                rows = pace(linked, spent, BRIEF if begin - seen < CALM else LONG) if linked else rows
+                calm = begin - seen >= CALM
+                rows = pace(linked, spent, LONG if calm else BRIEF) if linked else rows
+                if not calm and self._state.store.pending < HURRY:
+                    time.sleep(min(LEISURE * turn, CALM))
 
     def _others(self) -> int:
         """Grows with every reader and writer."""

@@ -77,7 +77,7 @@ class Blocks:
             here = at // BLOCK == number
             block[at[here] % BLOCK] = vectors[here]
 
-    def prepare(self) -> None:
+    def prepare(self, rows: int) -> None:
         """There is nothing to prepare."""
 
     def own(self) -> None:

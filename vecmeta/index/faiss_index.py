@@ -130,7 +130,7 @@ class FaissIndex(KeyedIndex):
         """See `VectorIndex.own`. Searches wait for the moment in which the copy takes the place of the file, writes for the copy."""
         with self._settling, self._writer:
             store = self._now().store
-            store.prepare()
+            store.prepare(0)
             with self._lock.writing():
                 store.own()
         self.settle()  # which sees to the large pages

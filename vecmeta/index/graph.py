@@ -49,6 +49,7 @@ FEW = 500  # rows below which OpenMP's threads wait for each other longer than t
 # found with a recall@10 of .76 when linked as they came, of .93 in random order.
 BULK = 8192
 FOUND = 1_000_000  # results held at once in a batch: 12 MB
+ROOM = 1 / 8  # of its rows that a copy has room for besides
 LAID_FROM = 10_000  # rows from which on their order in memory matters: fewer fit into a processor's cache
 
 
@@ -60,7 +61,9 @@ class Graph:
         self._vectors = faiss.downcast_index(index.storage)  # lives as long as `_index`
         self._waiting = waiting
         self._hnsw_from, self._ef_search = hnsw_from, ef_search
-        self._mine: Any = None  # a copy of `_index`, where that is mapped from a file and is about to change
+        self._mine: Any = None  # a copy of `_index` for it to change, where that is mapped from a file or has no room
+        self._room = 0  # rows that are known to fit into its memory
+        self._left: Any = None  # what a copy has taken the place of: to free it takes a while
         self._random = np.random.default_rng(0)
         self._place = (0, 0)  # of vectors and links in memory
         self._small: list[tuple[int, int]] = []  # pieces there that are not on large pages yet
@@ -108,12 +111,16 @@ class Graph:
         out[old], out[~old] = self._linked_rows()[rows[old]], self._waiting.gather(rows[~old] - self.linked)
         return out
 
-    def prepare(self) -> None:
-        """See `Store.prepare`: a copy of what is mapped from a file, which takes its place in `link`."""
-        if self._mine is None and not self._owned:
-            mine = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT)
-            _copy(self._index, mine)
-            self._mine = mine
+    def prepare(self, rows: int) -> None:
+        """See `Store.prepare`: a copy with room for more, which takes the place in `link` of what is mapped from a file or has none.
+
+        A vector that grows by itself is copied while nobody may search: 20 ms for 20,000 rows.
+        """
+        self._left, n = None, self.linked
+        if self._mine is None and (not self._owned or (rows and 0 < n < n + rows > self._room)):
+            mine, room = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT), max(rows, int(ROOM * n))
+            _copy(self._index, mine, room=room)
+            self._mine, self._room = mine, n + room
 
     def mixed(self, rows: int) -> tuple[Keys, Keys]:
         """See `Store.mixed`. Of few that wait none: what trickles in keeps its order, in which filters are quicker."""
@@ -147,6 +154,7 @@ class Graph:
 
     def rest(self) -> bool:
         """See `Store.rest`. Large pages for vectors and links, once for each place they have been at: searches are a tenth faster."""
+        self._left = None
         if not self._vectors.codes.is_owned or not self.linked:
             return False
         neighbors = self._index.hnsw.neighbors
@@ -228,8 +236,9 @@ class Graph:
     def own(self) -> None:
         """See `Store.own`."""
         if not self._owned:
-            self.prepare()
-            self._index, self._mine = self._mine, None
+            self.prepare(0)
+        if self._mine is not None:
+            self._left, self._index, self._mine = self._index, self._mine, None
             self._vectors = faiss.downcast_index(self._index.storage)
 
     def _both(self, search: Any, queries: Vectors, k: int, mask: Mask | None) -> tuple[Vectors, Keys]:
@@ -311,23 +320,32 @@ def _noise(dim: int) -> Vectors:
     return windows
 
 
-def _copy(old: Any, new: Any, rows: Keys | None = None) -> None:
-    """Make an empty IndexHNSWFlat a copy of another one, that of a file included, in memory of its own; `rows` are its rows in order."""
+def _copy(old: Any, new: Any, rows: Keys | None = None, room: int = 0) -> None:
+    """Make an empty IndexHNSWFlat a copy of another one, that of a file included, in memory of its own.
+
+    `rows` are its rows in order; `room` is how many can be added before its memory has to move.
+    """
     vectors, source = faiss.downcast_index(new.storage), faiss.downcast_index(old.storage)
     new.hnsw = old.hnsw  # a copy of links that it owns, but no more than a view of a file's
-    if not old.hnsw.neighbors.is_owned:
-        links = faiss.MaybeOwnedVectorInt32()
-        links.resize(old.hnsw.neighbors.size())
-        faiss.memcpy(links.data(), old.hnsw.neighbors.data(), old.hnsw.neighbors.byte_size())
-        new.hnsw.neighbors = links
+    if room or not old.hnsw.neighbors.is_owned:
+        new.hnsw.neighbors = faiss.MaybeOwnedVectorInt32()
+        _fill(new.hnsw.neighbors, old.hnsw.neighbors, 1.05 * room / max(old.ntotal, 1))  # not all rows have as many
     vectors.ntotal = new.ntotal = old.ntotal
-    if rows is None and source.codes.is_owned:
+    if rows is not None:
+        vectors.codes.resize(source.codes.size())
+        new.hnsw.permute_entries(faiss.swig_ptr(rows))
+        here, there = (
+            faiss.rev_swig_ptr(part.get_xb(), old.ntotal * old.d).reshape(old.ntotal, old.d) for part in (source, vectors)
+        )
+        np.take(here, rows, axis=0, out=there)
+    elif room or not source.codes.is_owned:
+        _fill(vectors.codes, source.codes, room / max(old.ntotal, 1))
+    else:
         vectors.codes = source.codes  # which is not filled with zeros first
-        return
-    vectors.codes.resize(source.codes.size())
-    if rows is None:
-        faiss.memcpy(vectors.codes.data(), source.codes.data(), source.codes.size())
-        return
-    new.hnsw.permute_entries(faiss.swig_ptr(rows))
-    here, there = (faiss.rev_swig_ptr(part.get_xb(), old.ntotal * old.d).reshape(old.ntotal, old.d) for part in (source, vectors))
-    np.take(here, rows, axis=0, out=there)
+
+
+def _fill(new: Any, old: Any, share: float) -> None:
+    """Copy a vector into an empty one, with room for such a share more: a std::vector keeps the memory it once had."""
+    new.resize(old.size() + math.ceil(share * old.size()))
+    faiss.memcpy(new.data(), old.data(), old.byte_size())
+    new.resize(old.size())

@@ -8,6 +8,9 @@ from vecmeta.types import Keys
 
 BRIEF, LONG, CALM = 0.003, 0.25, 0.1  # seconds that linking keeps others out at a time; LONG if nobody came for CALM seconds
 LEAST, MOST = 4, 4096  # rows linked at a time
+# Fewer than HURRY rows that wait cost a search hardly anything, and LEISURE times as long as a turn took others have the machine to
+# themselves: after a swap some hundred rows wait, and p99 was that of the half second in which they were linked without a pause.
+HURRY, LEISURE = 1000, 3
 ASKED, NEAREST = 64, 10  # rows that are looked at, and how many of those next to each
 TOGETHER = 0.25  # of all rows, how far apart in the order of linking neighbours are on average, if less than this; 1/3 at random
 

@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 PAGE = 2 << 20  # bytes of a large page
-PIECE = 16 * PAGE  # what is made of large pages at once: some 50 ms
+PIECE = 2 * PAGE  # what is made of large pages at once: some 6 ms
 _HUGE, _COLLAPSE = 14, 25  # MADV_HUGEPAGE; MADV_COLLAPSE, Linux 6.1 and later: now, instead of when the kernel gets to it
 
 

@@ -31,11 +31,14 @@ class Store(Protocol):
     def overwrite(self, rows: Keys, vectors: Vectors) -> None:
         """Replace rows, all different: (n,), (n, dim)."""
 
-    def prepare(self) -> None:
-        """What `link` needs first and others may search beside; changes nothing that they see."""
+    def prepare(self, rows: int) -> None:
+        """What `link` of so many rows needs first and others may search beside; changes nothing that they see.
+
+        0: nobody minds if it takes `link` a while to grow.
+        """
 
     def own(self) -> None:
-        """Put what `prepare` made in the place of what is mapped from a file."""
+        """Put what `prepare` made in its place; at least what is mapped from a file is in memory of its own then."""
 
     def mixed(self, rows: int) -> tuple[Keys, Keys]:
         """Have rows change places so that the next ones to be linked are any of those that wait; which did, (m,), (m,)."""
