@@ -28,12 +28,12 @@ PACKAGES = {"chroma": "chromadb", "lancedb": "lancedb", "qdrant": "qdrant_client
 
 @pytest.fixture(scope="module")
 def facts() -> dict[str, Any]:
-    return search.run(**SMALL, peers=["faiss"], adapted=False)
+    return search.run(**SMALL, peers=["faiss", "numpy"], adapted=False)
 
 
 def test_every_engine_is_measured_in_every_setting(facts: dict[str, Any]) -> None:
     assert [(row["setting"], row["engine"]) for row in facts["rows"]] == [
-        (setting, engine) for setting in ("no filter", "1 %", "10 %", "50 %") for engine in ("vecmeta", "faiss")
+        (setting, engine) for setting in ("no filter", "1 %", "10 %", "50 %") for engine in ("vecmeta", "faiss", "numpy")
     ]
     for row in facts["rows"]:
         assert 0 < row["p50_ms"] <= row["p99_ms"]
@@ -49,6 +49,7 @@ def test_recall_is_of_the_items_that_match(facts: dict[str, Any]) -> None:
     for setting in search.SETTINGS:
         assert recalls[setting, "vecmeta"] == (1.0, 1.0)  # exact below 10,000 items
         assert min(recalls[setting, "faiss"]) > 0.9
+        assert recalls[setting, "numpy"] == (1.0, 1.0)
     # 20 rows match: nothing but scoring all of them finds the ten nearest in time, and the graph alone has much less.
     knobs = {row["setting"]: row["knob"] for row in facts["rows"] if row["engine"] == "faiss"}
     assert knobs["1 %"] == {"exact": True}
@@ -57,15 +58,15 @@ def test_recall_is_of_the_items_that_match(facts: dict[str, Any]) -> None:
 
 def test_ratios_are_ours_to_theirs(facts: dict[str, Any]) -> None:
     rows = {(row["setting"], row["engine"]): row for row in facts["rows"]}
-    assert len(facts["ratios"]) == 4
+    assert [ratio["peer"] for ratio in facts["ratios"]] == 4 * ["faiss", "numpy"]
     for ratio in facts["ratios"]:
-        ours, theirs = rows[ratio["setting"], "vecmeta"], rows[ratio["setting"], "faiss"]
+        ours, theirs = rows[ratio["setting"], "vecmeta"], rows[ratio["setting"], ratio["peer"]]
         assert ratio["p50"] == ours["p50_ms"] / theirs["p50_ms"]
         assert ratio["rate"] == ours["per_second"] / theirs["per_second"]
 
 
 def test_what_the_engines_held_is_told(facts: dict[str, Any]) -> None:
-    for name in ("vecmeta", "faiss"):
+    for name in ("vecmeta", "faiss", "numpy"):
         told = facts["engines"][name]
         assert told["add_seconds"] > 0
         assert 2000 * 16 * 4 < told["memory_bytes"] < 2**31
@@ -79,7 +80,7 @@ def worker(name: str, folder: Path, rows: np.ndarray[Any, Any]) -> Worker:
     return made
 
 
-@pytest.mark.parametrize("name", ["vecmeta", "faiss", *PACKAGES])
+@pytest.mark.parametrize("name", ["vecmeta", "faiss", "numpy", *PACKAGES])
 def test_an_engine_answers_as_exact_search_does(name: str, tmp_path: Path) -> None:
     if name in PACKAGES and importlib.util.find_spec(PACKAGES[name]) is None:
         pytest.skip(f"{PACKAGES[name]} is not installed: pip install 'vecmeta[bench]'")
@@ -137,7 +138,7 @@ def test_a_worker_that_fails_says_so_and_leaves_no_process(tmp_path: Path) -> No
         ({"queries": 900}, "up to 800|from 100 to 800"),
         ({"count": 500}, "1,000 or more"),
         ({"recall": 1.5}, "recall lies in"),
-        ({"peers": ["milvus"]}, "'milvus' is no peer of this benchmark; there are faiss, chroma, lancedb, qdrant"),
+        ({"peers": ["milvus"]}, "'milvus' is no peer of this benchmark; there are faiss, numpy, chroma, lancedb, qdrant"),
     ],
 )
 def test_bad_input_is_named(given: dict[str, Any], said: str) -> None:

@@ -12,6 +12,7 @@ COLOURS = {
     "vecmeta": "#0072B2",
     "adapted": "#56B4E9",
     "faiss": "#009E73",
+    "numpy": "#999999",
     "chroma": "#E69F00",
     "lancedb": "#D55E00",
     "qdrant": "#CC79A7",
@@ -19,6 +20,7 @@ COLOURS = {
 NAMES = {
     "adapted": "vecmeta, adapted",
     "faiss": "FAISS alone (ids only)",
+    "numpy": "numpy, by hand (ids only)",
     "chroma": "Chroma",
     "lancedb": "LanceDB",
     "qdrant": "qdrant-client, local",

@@ -31,7 +31,8 @@ NOTES = (
     "every engine may use all cores, has a process of its own, and is measured while the others wait",
     f"a peer's knob is the smallest one whose recall@{K} on other queries reaches the target, or ours less {LESS:g} where that is less; "
     "of several ways to search the quickest one that does; ours is not tuned",
-    "hits come with ids and metadata; raw FAISS gives ids alone, and its filters are made ready beforehand",
+    "hits come with ids and metadata; raw FAISS gives ids alone, and its filters are made ready beforehand; numpy as well, in no order, "
+    "which is no engine but what a matrix product over the rows of a filter takes that is known beforehand",
     "qdrant-client's local mode is exact and in memory; what takes too long is measured with fewer queries (asked) and smaller batches",
 )
 

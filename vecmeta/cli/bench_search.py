@@ -24,7 +24,9 @@ def bench_search(
     ] = None,
     peers: Annotated[
         list[str] | None,
-        typer.Option("--peers", metavar="NAME...", help="Of faiss, chroma, lancedb, qdrant. Default: those that are installed."),
+        typer.Option(
+            "--peers", metavar="NAME...", help="Of faiss, numpy, chroma, lancedb, qdrant. Default: those that are installed."
+        ),
     ] = None,
     recall: Annotated[float, typer.Option(min=0.01, max=1, help="Recall@10 that the peers are tuned for.")] = 0.98,
     queries: Annotated[int, typer.Option(min=100, max=800, help="Queries to measure with, in hundreds.")] = 300,

@@ -10,8 +10,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
+
 import vecmeta as vm
-from vecmeta.types import Metadata, Vectors
+from vecmeta.types import Keys, Metadata, Vectors
 
 Knob = dict[str, Any]  # how widely an engine searches, in its own words; {} where there is nothing to choose
 Found = list[list[tuple[int, Mapping[str, Any] | None]]]  # for each query the hits, best first: the item's number, its metadata
@@ -33,6 +35,15 @@ class Equal:
 
     field: str
     value: str | int
+
+
+def matching(count: int) -> dict[Equal, Keys]:
+    """Which of so many items each filter on one of FIELDS lets through: (n,) int64, ascending."""
+    return {
+        Equal(field, described(value)[field]): np.arange(value, count, values, dtype=np.int64)
+        for field, values in FIELDS.items()
+        for value in range(values)
+    }
 
 
 class Engine(Protocol):
@@ -97,11 +108,18 @@ _MODULES = {  # module and class, distribution
     "vecmeta": ("vecmeta.bench.peers.ours", "Ours", "vecmeta"),
     "adapted": ("vecmeta.bench.peers.ours", "Adapted", "vecmeta"),
     "faiss": ("vecmeta.bench.peers.raw_faiss", "RawFaiss", "faiss-cpu"),
+    "numpy": ("vecmeta.bench.peers.by_hand", "ByHand", "numpy"),
     "chroma": ("vecmeta.bench.peers.chroma", "Chroma", "chromadb"),
     "lancedb": ("vecmeta.bench.peers.lance", "Lance", "lancedb"),
     "qdrant": ("vecmeta.bench.peers.qdrant", "Qdrant", "qdrant-client"),
 }
-_NEEDS = {"faiss": "faiss", "chroma": "chromadb", "lancedb": "lancedb", "qdrant": "qdrant_client"}  # what they import
+_NEEDS = {
+    "faiss": "faiss",
+    "numpy": "numpy",
+    "chroma": "chromadb",
+    "lancedb": "lancedb",
+    "qdrant": "qdrant_client",
+}  # what they import
 PEERS = tuple(_NEEDS)
 
 
