@@ -405,6 +405,23 @@ def test_a_stopped_worker_with_time_left_ends_its_job(db: vm.Database, c: vm.Col
 # -- several workers
 
 
+@pytest.mark.parametrize("other", ["nothing", "a job", "the end"])
+def test_a_new_version_is_left_to_who_answers_searches_for_a_while(
+    db: vm.Database, c: vm.Collection, other: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linked: list[float] = []
+    monkeypatch.setattr("vecmeta.worker.LET_BE", 0.5)
+    monkeypatch.setattr(vm.Collection, "settle", lambda *_: linked.append(time.monotonic()))
+    stop = threading.Event()
+    if other == "the end":
+        stop.set()
+    elif other == "a job":
+        db.jobs.submit("c", params=DRY)
+    begin = time.monotonic()
+    Worker(db)._tend("c", stop)
+    assert [at - begin >= 0.5 for at in linked] == ([True] if other == "nothing" else [])
+
+
 def test_two_processes_share_the_work(db: vm.Database) -> None:
     for name in ("a", "b", "c"):
         small(db, name)

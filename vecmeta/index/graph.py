@@ -31,11 +31,8 @@ with warnings.catch_warnings():
 
 faiss: Any = _faiss  # its stubs know few of the names it has
 
-EXACT_PER_EF, EXACT_MANY = (
-    8,
-    64,
-)  # scoring this many rows costs as much as one step of ef: for one query, for each of MANY at once
-MANY = 16
+# Scoring so many rows costs as much as one step of ef: for one query, for each of MANY at once.
+EXACT_PER_EF, EXACT_MANY, MANY = 8, 64, 16
 RAISE = 4  # the factor by which ef grows for queries that came back short
 # The links of a row are chosen so that they lead different ways, but faiss keeps all that are exactly as near as each other: copies
 # of one vector fill their lists with copies, and what lies behind them is cut off. 20,000 rows of which 5,000 were one vector had
@@ -139,6 +136,7 @@ class Graph:
         if not len(part):
             return
         self.own()
+        before = self.linked
         threads = faiss.omp_get_max_threads()  # of this thread: the setting is each thread's own
         if len(part) < FEW:
             faiss.omp_set_num_threads(1)
@@ -147,6 +145,8 @@ class Graph:
         finally:
             faiss.omp_set_num_threads(threads)
         self._waiting.drop(len(part))
+        if self.linked > self._room:  # it has grown by itself, and a std::vector doubles at least
+            self._room = max(2 * before, self.linked)
 
     def widen(self, ef_search: int) -> None:
         """How widely it is searched from now on."""
