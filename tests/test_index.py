@@ -658,10 +658,11 @@ def test_a_graph_that_is_searched_grows_where_it_is(mapped: bool, tmp_path: Path
     if mapped:
         index.dump(tmp_path)
         index = FaissIndex.load(tmp_path)
+    store = index._now().store
+    assert isinstance(store, Graph)
+    store._room = 0  # it may have grown by itself, and then has room for as much again
     moved = set()
     for at in range(1000, 1600, 4):
-        store = index._now().store
-        assert isinstance(store, Graph)
         index.add(np.arange(at, at + 4), x[at : at + 4])
         store.prepare(4)
         mine = store._mine
@@ -671,6 +672,26 @@ def test_a_graph_that_is_searched_grows_where_it_is(mapped: bool, tmp_path: Path
     assert 2 <= len(moved) <= 7  # by an eighth each time
     np.testing.assert_array_equal(index.search(x, 1)[1][:, 0], np.arange(1600))
     assert linked(index) == 1600
+
+
+def test_a_graph_knows_the_room_that_it_made_by_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "CALM", 0.0)  # nobody is there whom it would keep waiting
+    x = unit(np.random.default_rng(0), 4000)
+    index = FaissIndex(DIM, hnsw_from=0)
+    index.add(np.arange(1000), x[:1000])
+    index.settle()
+    store = index._now().store
+    assert isinstance(store, Graph)
+    room, places = store._room, {store._linked_rows().ctypes.data}
+    assert 1000 <= room <= 2000
+    for at in range(1000, room):
+        index.add(np.array([at]), x[at : at + 1])
+        store.prepare(1)
+        assert store._mine is None
+        index._link(1)
+        places.add(store._linked_rows().ctypes.data)
+    assert len(places) == 1
+    assert linked(index) == store._room == room
 
 
 @pytest.mark.parametrize(("calm", "waiting", "leisurely"), [(100.0, 300, True), (0.0, 300, False), (100.0, 3000, False)])
