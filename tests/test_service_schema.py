@@ -152,11 +152,22 @@ def checked(run: Run, running: Running) -> None:
     assert [line for line in running.lines() if line["event"] == "internal" or line.get("status", 0) >= 500] == []
 
 
+def followed(run: Run, running: Running, kinds: int) -> Counter[str]:
+    """The links that a run followed, and further ones if these are of too few kinds: which are depends on what answers hold, so on chance."""
+    links = Counter(run.links)
+    for _ in range(3):
+        if len(links) < kinds:
+            more = Run(config(running, examples=4, chains=150, coverage=False))
+            checked(more, running)
+            links += more.links
+    return links
+
+
 def test_the_service_keeps_its_schema(running: Running) -> None:
     run = Run(config(running, examples=4, chains=30, coverage=False))
     checked(run, running)
     assert run.requests.total() >= 150
-    assert len(run.links) >= 5, run.links
+    assert len(followed(run, running, 5)) >= 5, run.links
     assert len(run.succeeded) >= 20, run.succeeded
 
 
@@ -166,4 +177,4 @@ def test_the_service_keeps_its_schema_over_many_requests(running: Running) -> No
     print(run, run.checks, run.links.most_common(), run.operations - run.succeeded, sep="\n")
     checked(run, running)
     assert run.requests.total() >= 2000
-    assert len(run.links) >= 8, run.links  # 14 to 19 were seen
+    assert len(followed(run, running, 8)) >= 8, run.links  # as a rule 14 to 19 at once; 4 were seen
