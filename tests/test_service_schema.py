@@ -153,7 +153,7 @@ def checked(run: Run, running: Running) -> None:
 
 
 def followed(run: Run, running: Running, kinds: int) -> Counter[str]:
-    """The links that a run followed, and further ones if these are of too few kinds: which are depends on what answers hold, so on chance."""
+    """The links that a run followed, and further ones if these are of too few kinds: what answers hold decides, and so chance."""
     links = Counter(run.links)
     for _ in range(3):
         if len(links) < kinds:
