@@ -618,7 +618,7 @@ def test_searches_and_writes_go_on_while_a_graph_is_copied(mapped: bool, tmp_pat
     index = FaissIndex.load(tmp_path) if mapped else first
     store = index._now().store
     assert isinstance(store, Graph)
-    store._room = 0  # as that of a graph whose memory has grown by itself
+    store._room = 0  # none that is known of
     index.add(np.arange(300, 400), x[300:])
     copy, copied, go_on = graph._copy, threading.Event(), threading.Event()
 

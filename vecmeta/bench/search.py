@@ -13,7 +13,7 @@ import numpy as np
 
 import vecmeta as vm
 from vecmeta.bench.machine import machine
-from vecmeta.bench.peers import FIELDS, OURS, Knob, chosen, described, version_of
+from vecmeta.bench.peers import FIELDS, OURS, Equal, Knob, chosen, described, matching, version_of
 from vecmeta.bench.peers.worker import Worker
 from vecmeta.bench.vectors import clustered, nearest, read
 from vecmeta.types import Keys, Vectors
@@ -297,9 +297,8 @@ def _true(queries: Vectors, rows: Vectors, where: list[Any]) -> Keys:
     field, value = where
     if field is None:
         return nearest(queries, rows, K)
-    first = next(n for n in range(FIELDS[field]) if described(n)[field] == value)
-    matching = np.arange(first, len(rows), FIELDS[field])
-    found: Keys = matching[nearest(queries, rows[matching], K)]
+    those = matching(Equal(field, value), len(rows))
+    found: Keys = those[nearest(queries, rows[those], K)]
     return found
 
 

@@ -114,7 +114,7 @@ class Graph:
         A vector that grows by itself is copied while nobody may search: 20 ms for 20,000 rows.
         """
         self._left, n = None, self.linked
-        if self._mine is None and (not self._owned or (rows and 0 < n < n + rows > self._room)):
+        if self._mine is None and (not self._owned or (rows and n and n + rows > self._room)):
             mine, room = faiss.IndexHNSWFlat(self._index.d, 2, faiss.METRIC_INNER_PRODUCT), max(rows, int(ROOM * n))
             _copy(self._index, mine, room=room)
             self._mine, self._room = mine, n + room
@@ -235,8 +235,7 @@ class Graph:
 
     def own(self) -> None:
         """See `Store.own`."""
-        if not self._owned:
-            self.prepare(0)
+        self.prepare(0)
         if self._mine is not None:
             self._left, self._index, self._mine = self._index, self._mine, None
             self._vectors = faiss.downcast_index(self._index.storage)

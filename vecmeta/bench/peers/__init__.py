@@ -37,13 +37,13 @@ class Equal:
     value: str | int
 
 
-def matching(count: int) -> dict[Equal, Keys]:
-    """Which of so many items each filter on one of FIELDS lets through: (n,) int64, ascending."""
-    return {
-        Equal(field, described(value)[field]): np.arange(value, count, values, dtype=np.int64)
-        for field, values in FIELDS.items()
-        for value in range(values)
-    }
+FILTERS = tuple(Equal(field, described(value)[field]) for field, values in FIELDS.items() for value in range(values))
+
+
+def matching(where: Equal, count: int) -> Keys:
+    """Which of so many items one of FILTERS lets through: (n,) int64, ascending."""
+    first = next(n for n in range(FIELDS[where.field]) if described(n)[where.field] == where.value)
+    return np.arange(first, count, FIELDS[where.field], dtype=np.int64)
 
 
 class Engine(Protocol):

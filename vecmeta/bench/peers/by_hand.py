@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vecmeta.bench.peers import Engine, Equal, Found, Knob, matching
+from vecmeta.bench.peers import FILTERS, Engine, Equal, Found, Knob, matching
 from vecmeta.bench.vectors import nearest
 from vecmeta.types import Keys, Metadata, Vectors
 
@@ -30,7 +30,7 @@ class ByHand(Engine):
     def finish(self) -> None:
         """One array, and the matching rows of every filter."""
         self._vectors, self._parts = np.concatenate(self._parts), []
-        self._rows = matching(len(self._vectors))
+        self._rows = {where: matching(where, len(self._vectors)) for where in FILTERS}
 
     def plans(self, where: str | None) -> list[list[Knob]]:
         """There is one way."""

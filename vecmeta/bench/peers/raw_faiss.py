@@ -9,7 +9,7 @@ from typing import Any
 import faiss as _faiss
 import numpy as np
 
-from vecmeta.bench.peers import EFS, Engine, Equal, Found, Knob, matching
+from vecmeta.bench.peers import EFS, FILTERS, Engine, Equal, Found, Knob, matching
 from vecmeta.types import Metadata, Vectors
 
 faiss: Any = _faiss  # its stubs know few of the names it has
@@ -38,7 +38,8 @@ class RawFaiss(Engine):
 
     def finish(self) -> None:
         """The selectors of every filter."""
-        for where, rows in matching(self._index.ntotal).items():
+        for where in FILTERS:
+            rows = matching(where, self._index.ntotal)
             mask = np.zeros(self._index.ntotal, np.bool_)
             mask[rows] = True
             bitmap = np.packbits(mask, bitorder="little")
